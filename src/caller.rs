@@ -1,0 +1,101 @@
+//! Who asks: attested facts as a value.
+//!
+//! A [`Caller`] is made by `attest` alone, from evidence on a connection, and consumed by policy. What a caller says of
+//! itself (its node id, the subject of its CSR) is never part of it.
+
+use aws_lc_rs::digest;
+
+/// Someone at the other end of a connection, as attested.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Caller {
+    evidence: Evidence,
+}
+
+/// What a caller was attested by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Evidence {
+    /// The process at the other end of a Unix socket, as the kernel names it.
+    UnixPeer(UnixPeer),
+}
+
+/// A process at the other end of a Unix socket.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UnixPeer {
+    /// The name of the listening socket (`[[sds.listen]] name`), a fact that rules can match.
+    pub socket: String,
+    /// Effective user id when it connected.
+    pub uid: u32,
+    /// Effective group id when it connected.
+    pub gid: u32,
+    /// Supplementary groups, sorted; empty when they could not be read without doubt.
+    pub groups: Vec<u32>,
+    /// Process id in our pid namespace; never 0.
+    pub pid: u32,
+}
+
+impl Caller {
+    /// For `attest` only: states that `evidence` was verified.
+    pub(crate) fn attested(evidence: Evidence) -> Self {
+        Self { evidence }
+    }
+
+    /// The facts.
+    #[must_use]
+    pub fn evidence(&self) -> &Evidence {
+        &self.evidence
+    }
+
+    /// How it was attested, as records name it.
+    #[must_use]
+    pub fn method(&self) -> &'static str {
+        match self.evidence {
+            Evidence::UnixPeer(_) => "unix_peer",
+        }
+    }
+
+    /// A short name for logs and tables: `unix:sds:uid=1000,pid=4711`.
+    #[must_use]
+    pub fn label(&self) -> String {
+        match &self.evidence {
+            Evidence::UnixPeer(peer) => format!("unix:{}:uid={},pid={}", peer.socket, peer.uid, peer.pid),
+        }
+    }
+
+    /// The part of the facts that stays the same when the process restarts: what limits and coalescing count by.
+    #[must_use]
+    pub fn account(&self) -> String {
+        match &self.evidence {
+            Evidence::UnixPeer(peer) => format!("unix:{}:uid={}", peer.socket, peer.uid),
+        }
+    }
+
+    /// SHA-256 over the facts, so that a record can be compared with evidence kept elsewhere.
+    #[must_use]
+    pub fn evidence_digest(&self) -> [u8; 32] {
+        let facts = match &self.evidence {
+            Evidence::UnixPeer(p) => {
+                format!("unix_peer\n{}\n{}\n{}\n{:?}\n{}", p.socket, p.uid, p.gid, p.groups, p.pid)
+            }
+        };
+        let mut out = [0; 32];
+        out.copy_from_slice(digest::digest(&digest::SHA256, facts.as_bytes()).as_ref());
+        out
+    }
+}
+
+/// Callers for unit tests of the layers above.
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::{Caller, Evidence, UnixPeer};
+
+    /// A Unix peer on socket `sds` with pid 4242.
+    pub(crate) fn unix(uid: u32, gid: u32, groups: &[u32]) -> Caller {
+        unix_on("sds", uid, gid, groups)
+    }
+
+    /// A Unix peer on a named socket with pid 4242.
+    pub(crate) fn unix_on(socket: &str, uid: u32, gid: u32, groups: &[u32]) -> Caller {
+        let peer = UnixPeer { socket: socket.to_owned(), uid, gid, groups: groups.to_vec(), pid: 4242 };
+        Caller::attested(Evidence::UnixPeer(peer))
+    }
+}

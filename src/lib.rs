@@ -1,0 +1,13 @@
+//! Chancery: a SPIFFE certificate authority and rotation daemon with a tamper-evident audit ledger.
+//!
+//! The street runs one way, and each step's output is the next step's proof: a request is attested ([`caller`]),
+//! authorised (policy), prepared (x509), recorded ([`audit`]), signed and published. ARCHITECTURE.md has the map;
+//! `tests/layering.rs` holds the layers.
+
+pub mod audit;
+pub mod caller;
+pub mod clock;
+pub mod entropy;
+pub mod identity;
+pub mod secret;
+pub mod tasks;

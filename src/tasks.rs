@@ -1,0 +1,124 @@
+//! The one place that spawns tasks and threads, and that ends them.
+//!
+//! A task has a name and ends for a reason: its work is done, or the [`Tasks::stopping`] token fired and it drained.
+//! [`Tasks::drain`] waits for all of them up to a deadline and names those that did not come home. Whoever spawns holds
+//! a clone of [`Tasks`]; nobody else may call `tokio::spawn`.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// A group of named tasks that stop together; cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Tasks {
+    tracker: TaskTracker,
+    stopping: CancellationToken,
+    running: Arc<Mutex<BTreeMap<&'static str, usize>>>,
+}
+
+impl Tasks {
+    /// An empty group.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Fires when the group should stop; tasks finish what they hold and return.
+    #[must_use]
+    pub fn stopping(&self) -> CancellationToken {
+        self.stopping.clone()
+    }
+
+    /// Runs `work` to its end under `name`.
+    #[expect(clippy::disallowed_methods, reason = "this is the module that may spawn")]
+    pub fn spawn<F>(&self, name: &'static str, work: F) -> tokio::task::JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        let guard = Running::enter(&self.running, name);
+        tokio::spawn(self.tracker.track_future(async move {
+            let _guard = guard;
+            work.await
+        }))
+    }
+
+    /// Runs `work` on a thread of its own: for blocking writers that own files. The thread must end by itself when its
+    /// input ends; [`Tasks::drain`] waits for it like for a task.
+    ///
+    /// # Errors
+    /// When the system refuses another thread.
+    pub fn spawn_thread<F>(&self, name: &'static str, work: F) -> std::io::Result<std::thread::JoinHandle<()>>
+    where
+        F: FnOnce() + Send + 'static,
+    {
+        let guard = Running::enter(&self.running, name);
+        let token = self.tracker.token();
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let _held = (guard, token);
+            work();
+        })
+    }
+
+    /// Asks every task to stop, waits for them up to `deadline` and returns the names of those still running.
+    pub async fn drain(&self, deadline: Duration) -> Vec<&'static str> {
+        self.stopping.cancel();
+        self.tracker.close();
+        if tokio::time::timeout(deadline, self.tracker.wait()).await.is_ok() {
+            return Vec::new();
+        }
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+}
+
+/// Counts a task in while it lives.
+struct Running {
+    running: Arc<Mutex<BTreeMap<&'static str, usize>>>,
+    name: &'static str,
+}
+
+impl Running {
+    fn enter(running: &Arc<Mutex<BTreeMap<&'static str, usize>>>, name: &'static str) -> Self {
+        *running.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default() += 1;
+        Self { running: Arc::clone(running), name }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = running.get_mut(self.name) {
+            *count -= 1;
+            if *count == 0 {
+                running.remove(self.name);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn drain_waits_and_names_who_stays() {
+        let tasks = Tasks::new();
+        let stopping = tasks.stopping();
+        tasks.spawn("polite", async move { stopping.cancelled().await });
+        tasks.spawn("stubborn", std::future::pending::<()>());
+        assert_eq!(tasks.drain(Duration::from_secs(1)).await, ["stubborn"]);
+    }
+
+    #[tokio::test]
+    async fn a_thread_is_waited_for() {
+        let tasks = Tasks::new();
+        let (sender, receiver) = std::sync::mpsc::sync_channel::<()>(1);
+        tasks.spawn_thread("writer", move || while receiver.recv().is_ok() {}).unwrap();
+        drop(sender);
+        assert!(tasks.drain(Duration::from_secs(5)).await.is_empty());
+    }
+}
