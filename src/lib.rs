@@ -11,3 +11,4 @@ pub mod entropy;
 pub mod identity;
 pub mod secret;
 pub mod tasks;
+pub mod x509;
