@@ -9,6 +9,7 @@ pub mod caller;
 pub mod clock;
 pub mod entropy;
 pub mod identity;
+pub mod keys;
 pub mod secret;
 pub mod tasks;
 pub mod x509;

@@ -8,6 +8,7 @@
 pub mod algorithm;
 pub mod der;
 pub mod key;
+pub mod pem;
 pub mod profile;
 pub mod serial;
 
