@@ -12,5 +12,7 @@ pub mod entropy;
 pub mod feed;
 pub mod identity;
 pub mod proto;
+pub mod policy;
 pub mod secret;
 pub mod tasks;
+pub mod x509;
