@@ -39,7 +39,8 @@ impl Answer {
 
 /// One GET on a connection of its own, or why there was no answer.
 pub fn try_get(address: SocketAddr, path: &str) -> Result<Answer, String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
     runtime.block_on(async {
         tokio::time::timeout(Duration::from_secs(10), get_once(address, path)).await.map_err(|_| "no answer in 10 s")?
     })
@@ -73,7 +74,8 @@ pub struct Echo {
 impl Echo {
     /// Starts it on a free port.
     pub fn start() -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("a free port");
         let address = listener.local_addr().expect("its address");
         let service = axum::Router::new()

@@ -50,7 +50,8 @@ impl Load {
     /// Starts asking `GET /load` of `address`.
     pub fn start(address: SocketAddr) -> Self {
         let shared = Arc::new(Shared::default());
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         for _ in 0..CONNECTIONS {
             runtime.spawn(ask(address, Arc::clone(&shared)));
         }
@@ -85,7 +86,9 @@ impl Load {
 impl Outcome {
     /// Fails unless at least `least` requests were answered and none failed.
     pub fn expect_none_failed(&self, least: u64) {
-        assert!(self.failed == 0 && self.answered >= least, "wanted {least} or more and none failed: {self:?}");
+        let Self { answered, failed, failures } = self;
+        assert!(*failed == 0, "{failed} failed of {}: {failures:?}", answered + failed);
+        assert!(*answered >= least, "only {answered} were answered, {least} expected");
     }
 }
 
@@ -123,7 +126,8 @@ async fn once(address: SocketAddr, connection: &mut Option<SendRequest<Empty<Byt
     }
     let sender = connection.as_mut().ok_or("no connection")?;
     sender.ready().await.map_err(text)?;
-    let request = http::Request::get("/load").header("host", "load").body(Empty::new()).map_err(|error| error.to_string())?;
+    let request =
+        http::Request::get("/load").header("host", "load").body(Empty::new()).map_err(|error| error.to_string())?;
     let answer = sender.send_request(request).await.map_err(text)?;
     let status = answer.status();
     let body = answer.into_body().collect().await.map_err(text)?.to_bytes();

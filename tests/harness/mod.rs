@@ -9,6 +9,7 @@ pub mod envoy;
 pub mod http;
 pub mod ledger;
 pub mod load;
+pub mod policy;
 pub mod process;
 pub mod sds;
 pub mod source;
@@ -50,7 +51,8 @@ pub fn not_run(what: &str) {
     let line = format!("{} without {what}", thread.name().unwrap_or("a test"));
     eprintln!("NOT RUN: {line}");
     if let Some(file) = std::env::var_os("CHANCERY_TEST_NOT_RUN") {
-        let mut file = std::fs::OpenOptions::new().append(true).create(true).open(file).expect("the list of tests not run");
+        let mut file =
+            std::fs::OpenOptions::new().append(true).create(true).open(file).expect("the list of tests not run");
         writeln!(file, "{line}").expect("the list of tests not run");
     }
     assert!(std::env::var("CHANCERY_REQUIRE_ALL").as_deref() != Ok("1"), "{what} is required here");
