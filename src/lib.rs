@@ -12,3 +12,4 @@ pub mod identity;
 pub mod policy;
 pub mod secret;
 pub mod tasks;
+pub mod x509;
