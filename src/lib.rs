@@ -12,4 +12,5 @@ pub mod identity;
 pub mod policy;
 pub mod secret;
 pub mod tasks;
+pub mod toml_reader;
 pub mod x509;
