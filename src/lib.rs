@@ -15,4 +15,5 @@ pub mod proto;
 pub mod policy;
 pub mod secret;
 pub mod tasks;
+pub mod toml_reader;
 pub mod x509;
