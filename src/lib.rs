@@ -10,4 +10,5 @@ pub mod clock;
 pub mod entropy;
 pub mod identity;
 pub mod secret;
+pub mod store;
 pub mod tasks;
