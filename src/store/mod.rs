@@ -69,7 +69,9 @@ pub enum StoreError {
         source: Box<redb::Error>,
     },
     /// A row is not what we write. As for [`StoreError::Database`].
-    #[error("a row of the index cannot be read: {source}. It can be rebuilt: stop the server, delete index.redb, start again")]
+    #[error(
+        "a row of the index cannot be read: {source}. It can be rebuilt: stop the server, delete index.redb, start again"
+    )]
     Row {
         /// What is wrong with it.
         #[from]

@@ -103,7 +103,9 @@ pub(super) enum Effect {
 pub(super) fn effect(entry: &Entry<'_>) -> Option<Effect> {
     let event = entry.event;
     match event.action {
-        Action::CertificateIssue | Action::CertificateRenew => certificate(entry).map(Box::new).map(Effect::Certificate),
+        Action::CertificateIssue | Action::CertificateRenew => {
+            certificate(entry).map(Box::new).map(Effect::Certificate)
+        }
         Action::CertificateSigned => {
             let (log, index) = refers_to(event)?;
             let der_sha256 = event.certificate.as_ref().and_then(|facts| facts.der_sha256.clone());
