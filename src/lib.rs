@@ -9,5 +9,6 @@ pub mod caller;
 pub mod clock;
 pub mod entropy;
 pub mod identity;
+pub mod merkle;
 pub mod secret;
 pub mod tasks;
