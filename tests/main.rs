@@ -1,1 +1,22 @@
-//! stub
+//! The one integration-test binary: each module is a suite. Tests on form (`layering`, `tidy`) read the sources; all
+//! others run the real program, against real counterparts where one exists. `tests/run` brings those up.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test ends at its first surprise, and asks the real clock because it watches real processes"
+)]
+#![allow(unreachable_pub, reason = "the harness is one program with its suites")]
+
+mod crash;
+mod envoy;
+mod errors;
+mod fetch;
+mod harness;
+mod http;
+mod layering;
+mod ledger;
+mod pki;
+mod sds;
+mod street;
+mod tidy;

@@ -427,6 +427,9 @@ pub struct Event {
     /// The name of the secret that was asked for.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub secret_name: Option<String>,
+    /// The serial of the certificate it is about, where the certificate's other facts stand in another record.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub serial: Option<String>,
     /// An item of a snapshot run.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub snapshot: Option<Snapshot>,
@@ -494,6 +497,7 @@ impl Recorder {
             salt: hex::encode(self.entropy.bytes::<16>()),
             schema: SCHEMA,
             secret_name: None,
+            serial: None,
             snapshot: None,
             source: None,
             subject: None,
@@ -590,6 +594,7 @@ mod tests {
         event.refers_to = text();
         event.request_id = text();
         event.secret_name = text();
+        event.serial = text();
         event.snapshot = Some(Snapshot { count: Some(1), predecessor: text(), run_sha256: text() });
         event.source = Some(Source { address: sealed(), gid: Some(1), pid: Some(2), socket: text(), uid: Some(3) });
         event.subject = text();
