@@ -13,6 +13,7 @@ pub mod clock;
 pub mod entropy;
 pub mod feed;
 pub mod identity;
+pub mod merkle;
 pub mod policy;
 pub mod proto;
 pub mod secret;
