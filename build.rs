@@ -17,6 +17,8 @@ fn main() -> Result<(), Failure> {
     tonic_prost_build::configure()
         .build_client(true)
         .build_server(true)
+        // `--output json` prints the admin API's own messages: one schema, documented in the .proto file.
+        .type_attribute(".chancery.admin.v1", "#[derive(serde::Serialize, serde::Deserialize)]")
         .include_file("protos.rs")
         .compile_fds(descriptors)?;
     Ok(())

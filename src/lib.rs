@@ -4,16 +4,21 @@
 //! authorised (policy), prepared (x509), recorded ([`audit`]), signed and published. ARCHITECTURE.md has the map;
 //! `tests/layering.rs` holds the layers.
 
+pub mod api;
 pub mod attest;
 pub mod audit;
 pub mod caller;
+pub mod cli;
 pub mod clock;
 pub mod entropy;
 pub mod feed;
 pub mod identity;
 pub mod keys;
+pub mod merkle;
 pub mod policy;
 pub mod proto;
 pub mod secret;
+pub mod store;
 pub mod tasks;
+pub mod toml_reader;
 pub mod x509;

@@ -8,6 +8,15 @@
 )]
 #![allow(unreachable_pub, reason = "the harness is one program with its suites")]
 
+mod crash;
+mod envoy;
+mod errors;
+mod fetch;
 mod harness;
+mod http;
 mod layering;
+mod ledger;
+mod pki;
+mod sds;
+mod street;
 mod tidy;

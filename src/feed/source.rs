@@ -106,13 +106,16 @@ pub struct Nack {
     pub text: String,
 }
 
-/// A limit that stopped a request before policy was asked.
+/// What the feed refuses by itself, before policy is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limit {
-    /// The limit's configuration key, such as `max_certificates_per_caller`.
-    pub name: &'static str,
-    /// Its value.
-    pub value: usize,
+pub enum FeedRefusal {
+    /// The caller holds as many certificates as the configuration allows.
+    TooManyCertificates {
+        /// `max_certificates_per_caller`.
+        limit: usize,
+    },
+    /// The name is none that this server knows how to answer: no configured name, no SPIFFE ID, no trust domain.
+    UnknownName,
 }
 
 /// Why there is no certificate. None of these texts says more than the caller may know.
@@ -166,8 +169,8 @@ pub trait SecretSource: Send + Sync + 'static {
     /// Records that a proxy refused a push.
     fn nack<'a>(&'a self, asker: &'a Asker, nack: Nack) -> BoxFuture<'a, ()>;
 
-    /// Records that a limit refused a certificate.
-    fn limited<'a>(&'a self, asker: &'a Asker, limit: Limit) -> BoxFuture<'a, ()>;
+    /// Records (or counts) what the feed refused.
+    fn refused<'a>(&'a self, asker: &'a Asker, refusal: FeedRefusal) -> BoxFuture<'a, ()>;
 
     /// Records that the process at the other end of a socket could not be identified.
     fn unattested<'a>(&'a self, socket: &'a str, why: &'a AttestError) -> BoxFuture<'a, ()>;

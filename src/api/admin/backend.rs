@@ -1,0 +1,132 @@
+//! What the admin service needs from the rest of the program, as two narrow traits.
+//!
+//! `app` fills them with the street, the feed, policy and the ledger; tests fill them with fakes. Both speak the words of
+//! the wire where a method only passes an answer on, so that nothing is spelled twice.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use time::OffsetDateTime;
+use tonic::Status;
+
+use crate::audit::event::{Event, Sealed};
+use crate::caller::{Caller, UnixPeer};
+use crate::identity::SpiffeId;
+use crate::proto::chancery::admin::v1 as pb;
+
+/// A request for a certificate whose key stays with the operator.
+#[derive(Debug, Clone)]
+pub struct IssueAsk {
+    /// The identity, or the first that policy grants.
+    pub identity: Option<SpiffeId>,
+    /// PKCS #10, DER or PEM; hostile until parsed.
+    pub csr: Vec<u8>,
+    /// Hex; all records of the request share it.
+    pub request_id: String,
+}
+
+/// What one proxy holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Holding {
+    /// The certificate's serial.
+    pub serial: String,
+    /// The proxy's own label.
+    pub node: Option<String>,
+    /// `acked`, `pushed` or `nacked`.
+    pub state: &'static str,
+    /// When its next certificate is due.
+    pub renew_at: Option<OffsetDateTime>,
+}
+
+/// An authority's schedule, which its records do not hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AuthoritySchedule {
+    /// Its key id.
+    pub key_id: String,
+    /// When its next state is due.
+    pub next_change_at: Option<OffsetDateTime>,
+    /// Live proxies that acknowledged a bundle with it.
+    pub held_by: u64,
+}
+
+/// What the server knows of itself; the service adds what ledger and index say.
+#[derive(Debug, Clone, Default)]
+pub struct ServerFacts {
+    /// The trust domain's name.
+    pub trust_domain: String,
+    /// When it became ready, or was started.
+    pub started_at: Option<OffsetDateTime>,
+    /// Whether certificates are being issued.
+    pub ready: bool,
+    /// What is wrong, each a sentence with its remedy.
+    pub problems: Vec<String>,
+    /// What an operator should know, each a sentence.
+    pub warnings: Vec<String>,
+    /// Open SDS streams.
+    pub streams: u64,
+    /// What is listened on.
+    pub listeners: Vec<pb::Listener>,
+    /// The hash of the policy in force.
+    pub policy_hash: String,
+}
+
+/// The street, the feed and policy, as an operator may use them.
+pub trait Backend: Send + Sync + 'static {
+    /// Attested caller, grant, record, signature: as for every certificate.
+    fn issue<'a>(&'a self, caller: &'a Caller, ask: IssueAsk) -> BoxFuture<'a, Result<pb::IssuedCertificate, Status>>;
+    /// What live proxies hold now.
+    fn holdings(&self) -> Vec<Holding>;
+    /// What the schedule holds for authorities.
+    fn authorities(&self) -> Vec<AuthoritySchedule>;
+    /// The bundle as published.
+    fn bundle(&self) -> pb::Bundle;
+    /// The policy in force.
+    fn policy(&self) -> pb::Policy;
+    /// What policy would say to a process with these facts, if it connected now.
+    fn explain(&self, facts: UnixPeer) -> pb::Explanation;
+    /// The server's own state.
+    fn facts(&self) -> ServerFacts;
+}
+
+/// The ledger's head, as status and readers need it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Head {
+    /// The log that is written to.
+    pub origin: String,
+    /// How many records it holds.
+    pub size: u64,
+    /// When its checkpoint was signed.
+    pub checkpoint_at: Option<OffsetDateTime>,
+    /// `ok`, `full` or `failed`.
+    pub health: String,
+}
+
+/// A receipt.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Receipt {
+    /// A tlog-proof file.
+    pub text: String,
+    /// The size of the checkpoint in it.
+    pub checkpoint_size: u64,
+}
+
+/// The ledger, as the admin service reads it and writes to it.
+pub trait LedgerAccess: Send + Sync + 'static {
+    /// Appends and waits until it is durable; the record's id.
+    fn append(&self, event: Event) -> BoxFuture<'_, Result<String, Status>>;
+    /// Every log's origin and size, oldest first; the last is written to.
+    fn logs(&self) -> Vec<(String, u64)>;
+    /// The head of the log that is written to.
+    fn head(&self) -> Head;
+    /// Returns when the head may have moved since `size`, or after `at_most`.
+    fn moved<'a>(&'a self, size: u64, at_most: Duration) -> BoxFuture<'a, ()>;
+    /// The leaves of `range`, which lies within the log's size.
+    fn read<'a>(&'a self, origin: &'a str, range: Range<u64>) -> BoxFuture<'a, Result<Vec<Vec<u8>>, Status>>;
+    /// A receipt for one record.
+    fn prove<'a>(&'a self, origin: &'a str, index: u64) -> BoxFuture<'a, Result<Receipt, Status>>;
+    /// Hides what names a person; absent when no erasure key is at hand, and then nothing is written.
+    fn seal(&self, name: &str) -> Option<Sealed>;
+    /// Reads it back while its key exists.
+    fn unseal(&self, sealed: &Sealed) -> Option<String>;
+}

@@ -1,0 +1,1 @@
+//! Plain HTTP on the loopback interface: bundle, ledger tiles, health, metrics.

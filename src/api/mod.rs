@@ -1,0 +1,6 @@
+//! The edges: what others say to us over sockets, turned into values of ours at once, and our answers.
+//!
+//! Nothing here keeps a state of its own or decides anything.
+
+pub mod admin;
+pub mod http;

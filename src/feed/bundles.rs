@@ -1,0 +1,62 @@
+//! Every bundle that the server knows, as one value that changes whole.
+
+use std::collections::BTreeMap;
+
+use aws_lc_rs::digest;
+
+use crate::feed::names::SecretRef;
+use crate::feed::payload::Payload;
+use crate::identity::TrustDomain;
+
+/// The roots of one trust domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrustBundle {
+    /// Whose.
+    pub trust_domain: TrustDomain,
+    /// PEM: the roots in a stable order (and later their CRLs).
+    pub pem: Vec<u8>,
+    /// Derived from the content, so that it is equal after a restart.
+    pub version: String,
+}
+
+/// Every known bundle, encoded once for all streams.
+#[derive(Debug, Default)]
+pub struct Bundles {
+    by_domain: BTreeMap<TrustDomain, (TrustBundle, Payload)>,
+    all: Option<Payload>,
+}
+
+impl Bundles {
+    /// These bundles with `bundle` added or replaced.
+    #[must_use]
+    pub(crate) fn with(&self, bundle: TrustBundle) -> Self {
+        let mut by_domain = self.by_domain.clone();
+        let payload = Payload::bundle(&bundle.version, &bundle.pem);
+        by_domain.insert(bundle.trust_domain.clone(), (bundle, payload));
+        // The map is sorted, so equal content gives equal bytes and an equal version.
+        let mut content = digest::Context::new(&digest::SHA256);
+        for (bundle, _) in by_domain.values() {
+            content.update(format!("{}\n{}\n", bundle.trust_domain, bundle.version).as_bytes());
+        }
+        let version = hex::encode(content.finish());
+        let domains = by_domain.values().map(|(bundle, _)| (&bundle.trust_domain, bundle.pem.as_slice()));
+        let all = Some(Payload::spiffe_validator(&version, domains));
+        Self { by_domain, all }
+    }
+
+    /// What to send for `wanted`; `None` while it is not known, and for what is no bundle.
+    #[must_use]
+    pub fn payload(&self, wanted: &SecretRef) -> Option<&Payload> {
+        match wanted {
+            SecretRef::Bundle(domain) => self.by_domain.get(domain).map(|(_, payload)| payload),
+            SecretRef::AllBundles => self.all.as_ref(),
+            SecretRef::Certificate(_) | SecretRef::Unknown => None,
+        }
+    }
+
+    /// The bundle of one domain.
+    #[must_use]
+    pub fn get(&self, domain: &TrustDomain) -> Option<&TrustBundle> {
+        self.by_domain.get(domain).map(|(bundle, _)| bundle)
+    }
+}

@@ -1,0 +1,286 @@
+//! Which stream holds what, at this moment: the registry behind `status`, limits and take-overs.
+//!
+//! An entry lives exactly as long as its subscription: dropping the [`Registered`] handle removes it. One lock, never
+//! held across an await, and no work under it that grows with the number of entries except listing them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
+
+use crate::feed::source::{Asker, Held};
+use crate::identity::SpiffeId;
+
+/// What one subscription of one stream is and holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LiveProxy {
+    /// The proxy's own label; not attested.
+    pub node: Option<String>,
+    /// Who it is, attested: [`Caller::label`](crate::caller::Caller::label).
+    pub caller: String,
+    /// What limits count by: [`Caller::account`](crate::caller::Caller::account).
+    pub account: String,
+    /// The secret's name as asked for.
+    pub secret_name: String,
+    /// Whether it is a certificate (with a key) or a bundle.
+    pub is_certificate: bool,
+    /// The certificate's identity; `None` for a bundle, and while unanswered.
+    pub identity: Option<SpiffeId>,
+    /// The certificate's serial; `None` for a bundle, and while unanswered.
+    pub serial: Option<String>,
+    /// The newest version that was sent or is held; `None` while unanswered.
+    pub version: Option<String>,
+    /// The version that the proxy said it holds.
+    pub acked_version: Option<String>,
+    /// What the proxy said when it refused the newest version.
+    pub nack: Option<String>,
+    /// Since when this stream subscribes.
+    pub since: OffsetDateTime,
+    /// When the certificate's next renewal is due.
+    pub renew_at: Option<OffsetDateTime>,
+    /// Until when the certificate is valid.
+    pub not_after: Option<OffsetDateTime>,
+}
+
+impl LiveProxy {
+    /// Whether the proxy holds the newest version.
+    #[must_use]
+    pub fn acked(&self) -> bool {
+        self.version.is_some() && self.version == self.acked_version
+    }
+}
+
+/// Every live subscription.
+#[derive(Debug, Default)]
+pub(crate) struct Registry(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    next_id: u64,
+    entries: HashMap<u64, Entry>,
+    certificates_by_account: HashMap<String, usize>,
+    /// Which entry sent or holds a certificate of that version.
+    by_version: HashMap<String, u64>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    facts: LiveProxy,
+    /// Ends the stream that this entry belongs to.
+    stream: CancellationToken,
+}
+
+/// The caller holds as many certificates as it may.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct AtLimit;
+
+impl Registry {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enters a subscription. One that names a certificate `version` which another stream of the same account and name
+    /// holds takes its place, and that stream is ended: two live connections never share a key.
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        asker: &Asker,
+        is_certificate: bool,
+        named: Option<&str>,
+        stream: &CancellationToken,
+        limit: usize,
+        now: OffsetDateTime,
+    ) -> Result<Registered, AtLimit> {
+        let account = asker.caller.account();
+        let mut inner = self.lock();
+        if is_certificate {
+            if let Some(version) = named {
+                inner.end_holder(version, &account, &asker.secret_name);
+            }
+            let count = inner.certificates_by_account.entry(account.clone()).or_default();
+            if *count >= limit {
+                return Err(AtLimit);
+            }
+            *count += 1;
+        }
+        let facts = LiveProxy {
+            node: asker.node.clone(),
+            caller: asker.caller.label(),
+            account,
+            secret_name: asker.secret_name.clone(),
+            is_certificate,
+            identity: None,
+            serial: None,
+            version: None,
+            acked_version: None,
+            nack: None,
+            since: now,
+            renew_at: None,
+            not_after: None,
+        };
+        let id = inner.next_id;
+        inner.next_id += 1;
+        // Claimed at once, so that of two connections that name one version the later one wins whatever their pace.
+        if let Some(version) = named.filter(|_| is_certificate) {
+            inner.by_version.insert(version.to_owned(), id);
+        }
+        inner.entries.insert(id, Entry { facts, stream: stream.clone() });
+        Ok(Registered { registry: Arc::clone(self), id, claimed: Mutex::new(named.map(str::to_owned)) })
+    }
+
+    /// Everything that lives, in the order in which it came.
+    pub(crate) fn list(&self) -> Vec<LiveProxy> {
+        let inner = self.lock();
+        let mut all: Vec<(u64, LiveProxy)> =
+            inner.entries.iter().map(|(id, entry)| (*id, entry.facts.clone())).collect();
+        drop(inner);
+        all.sort_unstable_by_key(|(id, _)| *id);
+        all.into_iter().map(|(_, facts)| facts).collect()
+    }
+
+    /// How many subscriptions live, and how many of them are certificates.
+    pub(crate) fn count(&self) -> (usize, usize) {
+        let inner = self.lock();
+        (inner.entries.len(), inner.certificates_by_account.values().sum())
+    }
+}
+
+impl Inner {
+    fn end_holder(&mut self, version: &str, account: &str, secret_name: &str) {
+        let Some(id) = self.by_version.get(version).copied() else { return };
+        let same = |entry: &Entry| entry.facts.account == account && entry.facts.secret_name == secret_name;
+        if self.entries.get(&id).is_some_and(same)
+            && let Some(old) = self.remove(id)
+        {
+            old.stream.cancel();
+        }
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Entry> {
+        let entry = self.entries.remove(&id)?;
+        if entry.facts.is_certificate
+            && let Some(count) = self.certificates_by_account.get_mut(&entry.facts.account)
+        {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.certificates_by_account.remove(&entry.facts.account);
+            }
+        }
+        for version in [&entry.facts.version, &entry.facts.acked_version].into_iter().flatten() {
+            self.forget_version(version, id);
+        }
+        Some(entry)
+    }
+
+    fn forget_version(&mut self, version: &str, id: u64) {
+        if self.by_version.get(version) == Some(&id) {
+            self.by_version.remove(version);
+        }
+    }
+}
+
+/// A subscription's place in the registry; dropping it gives the place up.
+#[derive(Debug)]
+pub(crate) struct Registered {
+    registry: Arc<Registry>,
+    id: u64,
+    /// The version named on subscribing, until something is known to be held.
+    claimed: Mutex<Option<String>>,
+}
+
+impl Registered {
+    fn update(&self, change: impl FnOnce(&mut LiveProxy)) {
+        let mut inner = self.registry.lock();
+        let Some(entry) = inner.entries.get_mut(&self.id) else { return };
+        let before = [entry.facts.version.clone(), entry.facts.acked_version.clone()];
+        change(&mut entry.facts);
+        if !entry.facts.is_certificate {
+            return;
+        }
+        let after = [entry.facts.version.clone(), entry.facts.acked_version.clone()];
+        for gone in before.iter().flatten().filter(|version| !after.contains(&Some((*version).clone()))) {
+            inner.forget_version(gone, self.id);
+        }
+        for version in after.into_iter().flatten() {
+            inner.by_version.insert(version, self.id);
+        }
+        drop(inner);
+        self.release_claim();
+    }
+
+    /// Forgets the version that was named on subscribing, unless it is what the entry holds.
+    fn release_claim(&self) {
+        let claimed = self.claimed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(version) = claimed else { return };
+        let mut inner = self.registry.lock();
+        let holds = |entry: &Entry| {
+            [&entry.facts.version, &entry.facts.acked_version].into_iter().flatten().any(|held| *held == version)
+        };
+        if !inner.entries.get(&self.id).is_some_and(holds) {
+            inner.forget_version(&version, self.id);
+        }
+    }
+
+    /// A certificate is on its way (`acked` false) or was held already (`acked` true).
+    pub(crate) fn holds(&self, held: &Held, acked: bool) {
+        self.update(|facts| {
+            facts.identity = Some(held.identity.clone());
+            facts.serial = Some(held.serial.clone());
+            facts.version = Some(held.version.clone());
+            facts.renew_at = Some(held.renew_at);
+            facts.not_after = Some(held.not_after);
+            facts.nack = None;
+            if acked {
+                facts.acked_version = Some(held.version.clone());
+            }
+        });
+    }
+
+    /// A bundle is on its way (`acked` false) or was held already (`acked` true).
+    pub(crate) fn holds_bundle(&self, version: &str, acked: bool) {
+        self.update(|facts| {
+            facts.version = Some(version.to_owned());
+            facts.nack = None;
+            if acked {
+                facts.acked_version = Some(version.to_owned());
+            }
+        });
+    }
+
+    /// The next renewal is tried at `at`.
+    pub(crate) fn due(&self, at: OffsetDateTime) {
+        self.update(|facts| facts.renew_at = Some(at));
+    }
+
+    /// The proxy's label became known or changed.
+    pub(crate) fn node(&self, node: Option<&str>) {
+        self.update(|facts| facts.node = node.map(str::to_owned));
+    }
+
+    /// The proxy holds `version`.
+    pub(crate) fn acked(&self, version: &str) {
+        self.update(|facts| {
+            facts.acked_version = Some(version.to_owned());
+            if facts.version.as_deref() == Some(version) {
+                facts.nack = None;
+            }
+        });
+    }
+
+    /// The proxy refused `version`; returns what it was, for the record.
+    pub(crate) fn nacked(&self, version: &str, text: &str) -> Option<LiveProxy> {
+        self.update(|facts| {
+            if facts.version.as_deref() == Some(version) {
+                facts.nack = Some(text.to_owned());
+            }
+        });
+        self.registry.lock().entries.get(&self.id).map(|entry| entry.facts.clone())
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.registry.lock().remove(self.id);
+        self.release_claim();
+    }
+}

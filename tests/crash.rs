@@ -1,0 +1,117 @@
+//! Thirty times `kill -9` at a random moment with issues in flight: every certificate that anyone received has its
+//! record, no record that anyone saw acknowledged is lost, and the ledger verifies.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::harness::chancery::Chancery;
+use crate::harness::http::try_get;
+use crate::harness::policy::{self, Rule};
+use crate::harness::{alone, full, ledger, need, sds};
+
+/// Kills of one run.
+const KILLS: usize = 30;
+
+/// Clients asking at the same time.
+const CLIENTS: usize = 6;
+
+/// The longest that a server lives in one round.
+const LONGEST_LIFE: Duration = Duration::from_millis(400);
+
+/// Small reproducible randomness; the seed is printed when the test fails.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, below: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % below
+    }
+}
+
+fn serial(chain: &[u8]) -> String {
+    let (_, pem) = x509_parser::pem::parse_x509_pem(chain).unwrap();
+    pem.parse_x509().unwrap().raw_serial().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Asks for one certificate after another, each on a connection of its own, until the server is gone.
+async fn ask_again_and_again(socket: &Path, node: String, received: Arc<Mutex<Vec<String>>>) {
+    loop {
+        let Ok(channel) = sds::connect(socket).await else { return };
+        let Ok(mut stream) = sds::Stream::open(channel, &node, "default", "").await else { return };
+        let Ok(update) = stream.next(Duration::from_secs(5)).await else { return };
+        received.lock().unwrap().push(serial(&update.certificate().0));
+        stream.acknowledge(&update).await;
+    }
+}
+
+#[test]
+fn a_server_killed_at_random_loses_nothing_that_anyone_saw() {
+    let _alone = alone();
+    let seed = u64::from(std::process::id());
+    let mut dice = Dice(seed);
+    let mut server = Chancery::with_policy(&policy::text(&[Rule::own("spiffe://example.org/ns/shop/sa/web", "1h")]));
+    let received = Arc::new(Mutex::new(Vec::new()));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let mut checkpoints = Vec::new();
+    for round in 0..if full() { 10 * KILLS } else { KILLS } {
+        let socket = server.socket("sds");
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|client| {
+                let (socket, received) = (socket.clone(), Arc::clone(&received));
+                runtime.spawn(async move { ask_again_and_again(&socket, format!("{round}-{client}"), received).await })
+            })
+            .collect();
+        let life = u64::try_from(LONGEST_LIFE.as_millis()).unwrap();
+        std::thread::sleep(Duration::from_millis(dice.roll(life)));
+        let log = ledger::only_log(&server.data());
+        let name = log.file_name().unwrap().to_str().unwrap();
+        if let Ok(answer) = try_get(server.http(), &format!("/ledger/{name}/checkpoint"))
+            && answer.status == 200
+        {
+            checkpoints.push(answer.text());
+        }
+        server.kill();
+        for client in clients {
+            runtime.block_on(client).unwrap();
+        }
+        server.start();
+    }
+    let received = received.lock().unwrap().clone();
+    assert!(received.len() > 100, "only {} certificates, seed {seed}", received.len());
+    expect_each_recorded(&server, &received, seed);
+    assert!(server.stop().success());
+    server_less_verification(&server, &checkpoints);
+}
+
+fn expect_each_recorded(server: &Chancery, received: &[String], seed: u64) {
+    let recorded: std::collections::HashSet<String> = server
+        .records()
+        .iter()
+        .filter(|record| record["action"] == "certificate.issue" || record["action"] == "certificate.renew")
+        .map(|record| record["certificate"]["serial"].as_str().unwrap().to_owned())
+        .collect();
+    let lost: Vec<_> = received.iter().filter(|serial| !recorded.contains(*serial)).collect();
+    assert!(lost.is_empty(), "certificates without a record, seed {seed}: {lost:?}");
+}
+
+/// The log extends every checkpoint that was ever served: to our own eyes, and to those of others.
+fn server_less_verification(server: &Chancery, checkpoints: &[String]) {
+    let log = ledger::only_log(&server.data());
+    let file = server.scratch().join("served.checkpoint");
+    let verifier = need("verifier");
+    assert!(!checkpoints.is_empty());
+    for checkpoint in checkpoints {
+        std::fs::write(&file, checkpoint).unwrap();
+        if let Some(verifier) = &verifier {
+            let mut command = std::process::Command::new(verifier);
+            command.arg("consistency").arg(&log).arg(log.join("vkey")).arg(&file);
+            crate::harness::chancery::said(&mut command).expect(0);
+        }
+    }
+    server.run(&["audit", "verify", "--checkpoint", file.to_str().unwrap()]).expect(0);
+    if let Some(verifier) = &verifier {
+        let mut command = std::process::Command::new(verifier);
+        crate::harness::chancery::said(command.arg("fsck").arg(&log).arg(log.join("vkey"))).expect(0);
+    }
+}

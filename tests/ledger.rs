@@ -1,0 +1,146 @@
+//! The ledger before judges that we did not write: Tessera's fsck and the Go checksum database's notes and proofs.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::harness::chancery::{Chancery, Said, said};
+use crate::harness::{alone, ledger, need};
+
+fn judge(verifier: &Path, what: &str, paths: &[&Path]) -> Said {
+    said(Command::new(verifier).arg(what).args(paths))
+}
+
+fn fsck(verifier: &Path, log: &Path) -> Said {
+    judge(verifier, "fsck", &[log, &log.join("vkey")])
+}
+
+/// Every file below a directory.
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut open = vec![directory.to_owned()];
+    while let Some(next) = open.pop() {
+        for entry in std::fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { open.push(path) } else { found.push(path) }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn copy(from: &Path, to: &Path) {
+    for file in files(from) {
+        let target = to.join(file.strip_prefix(from).unwrap());
+        std::fs::create_dir_all(target.parent().unwrap()).unwrap();
+        std::fs::copy(&file, target).unwrap();
+    }
+}
+
+#[test]
+fn one_flipped_byte_anywhere_is_found() {
+    let Some(verifier) = need("verifier") else { return };
+    let mut server = Chancery::up();
+    server.run(&["fetch", "--once", "--dir", server.scratch().join("id").to_str().unwrap()]).expect(0);
+    assert!(server.stop().success());
+    let log = ledger::only_log(&server.data());
+    assert!(fsck(&verifier, &log).expect(0).out.contains("proved"));
+    for file in files(&log) {
+        if file.ends_with("vkey")
+            || file.strip_prefix(&log).unwrap().starts_with("tile") == file.ends_with("checkpoint")
+        {
+            continue;
+        }
+        let good = std::fs::read(&file).unwrap();
+        let mut bad = good.clone();
+        let middle = bad.len() / 2;
+        bad[middle] ^= 1;
+        std::fs::write(&file, &bad).unwrap();
+        let said = fsck(&verifier, &log);
+        assert_eq!(said.code, 1, "a flipped byte of {} was not found: {said:?}", file.display());
+        std::fs::write(&file, &good).unwrap();
+    }
+    fsck(&verifier, &log).expect(0);
+}
+
+#[test]
+fn a_forked_history_is_found() {
+    let Some(verifier) = need("verifier") else { return };
+    let mut server = Chancery::up();
+    assert!(server.stop().success());
+    let fork = server.scratch().join("fork");
+    copy(&server.data(), &fork);
+    server.start();
+    server.run(&["fetch", "--once", "--dir", server.scratch().join("id").to_str().unwrap()]).expect(0);
+    assert!(server.stop().success());
+    let log = ledger::only_log(&server.data());
+    let old = ledger::only_log(&fork).join("checkpoint");
+    let kept = server.scratch().join("older.checkpoint");
+    std::fs::copy(&old, &kept).unwrap();
+    judge(&verifier, "consistency", &[&log, &log.join("vkey"), &kept]).expect(0);
+    server.run(&["audit", "verify", "--checkpoint", kept.to_str().unwrap()]).expect(0);
+
+    // The same key goes on from the same point to another history: neither extends the other.
+    std::fs::rename(server.data(), server.scratch().join("first")).unwrap();
+    std::fs::rename(&fork, server.data()).unwrap();
+    server.start();
+    server.run(&["status"]).expect(0);
+    server.run(&["fetch", "--once", "--dir", server.scratch().join("id2").to_str().unwrap()]).expect(0);
+    assert!(server.stop().success());
+    let first = server.scratch().join("first");
+    let other = ledger::only_log(&server.data());
+    let theirs = ledger::only_log(&first).join("checkpoint");
+    let (a, b) = (ledger::size(&other), ledger::size(&ledger::only_log(&first)));
+    let (newer, older) =
+        if a >= b { (other.clone(), theirs) } else { (ledger::only_log(&first), other.join("checkpoint")) };
+    judge(&verifier, "consistency", &[&newer, &newer.join("vkey"), &older]).expect(1);
+    let data = newer.parent().unwrap().parent().unwrap();
+    let ours = crate::harness::chancery::run([
+        "audit",
+        "verify",
+        "--data-dir",
+        data.to_str().unwrap(),
+        "--checkpoint",
+        older.to_str().unwrap(),
+    ]);
+    assert_eq!(ours.code, 5, "{ours:?}");
+}
+
+#[test]
+fn a_receipt_proves_a_certificates_record() {
+    let Some(verifier) = need("verifier") else { return };
+    let server = Chancery::up();
+    server.run(&["fetch", "--once", "--dir", server.scratch().join("id").to_str().unwrap()]).expect(0);
+    let issued = server.records_of("certificate.issue").remove(0);
+    let serial = issued["certificate"]["serial"].as_str().unwrap();
+    let receipt = server.run(&["audit", "prove", serial]).expect(0);
+    let paths = ["receipt.tlog-proof", "record"].map(|name| server.scratch().join(name));
+    std::fs::write(&paths[0], &receipt.out).unwrap();
+    let log = ledger::only_log(&server.data());
+    let leaf = ledger::leaves(&log).into_iter().find(|leaf| serde_json::from_slice::<Value>(leaf).unwrap() == issued);
+    let mut leaf = leaf.unwrap();
+    std::fs::write(&paths[1], &leaf).unwrap();
+    judge(&verifier, "receipt", &[&paths[0], &log.join("vkey"), &paths[1]]).expect(0);
+    let last = leaf.len() - 1;
+    leaf[last] ^= 1;
+    std::fs::write(&paths[1], &leaf).unwrap();
+    judge(&verifier, "receipt", &[&paths[0], &log.join("vkey"), &paths[1]]).expect(1);
+}
+
+#[test]
+fn records_hold_no_keys() {
+    let _alone = alone();
+    let server = Chancery::up();
+    let files = server.scratch().join("id");
+    server.run(&["fetch", "--once", "--dir", files.to_str().unwrap()]).expect(0);
+    let key = std::fs::read_to_string(files.join("key.pem")).unwrap();
+    let secret: String = key.lines().filter(|line| !line.starts_with("---")).collect();
+    let needle = &secret[secret.len() - 40..];
+    for file in self::files(&server.data()) {
+        let bytes = std::fs::read(&file).unwrap_or_default();
+        let found = bytes.windows(needle.len()).any(|window| window == needle.as_bytes());
+        assert!(!found, "{} holds a workload's key", file.display());
+    }
+    assert!(!server.output().contains(needle));
+}
