@@ -209,15 +209,19 @@ fn holds_anything_else(path: &Path) -> Result<bool, DirectoryError> {
 fn lock(path: &Path) -> Result<Flock<File>, DirectoryError> {
     let file = path.join("lock");
     let opened = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&file);
-    let opened = opened.map_err(|source| match source.kind() {
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+    let opened = opened.map_err(|source| {
+        if matches!(source.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) {
             DirectoryError::ReadOnly { path: path.to_owned(), source }
+        } else {
+            DirectoryError::Io { path: file.clone(), source }
         }
-        _ => DirectoryError::Io { path: file.clone(), source },
     })?;
-    Flock::lock(opened, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        nix::errno::Errno::EWOULDBLOCK => DirectoryError::InUse { path: path.to_owned() },
-        other => DirectoryError::Io { path: file, source: other.into() },
+    Flock::lock(opened, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
+        if errno == nix::errno::Errno::EWOULDBLOCK {
+            DirectoryError::InUse { path: path.to_owned() }
+        } else {
+            DirectoryError::Io { path: file, source: errno.into() }
+        }
     })
 }
 

@@ -108,9 +108,12 @@ fn clear(path: &Path) -> Result<(), SocketError> {
 /// # Errors
 /// [`SocketError::PortInUse`] and [`SocketError::Port`].
 pub async fn tcp(address: SocketAddr) -> Result<TcpListener, SocketError> {
-    TcpListener::bind(address).await.map_err(|source| match source.kind() {
-        ErrorKind::AddrInUse => SocketError::PortInUse { address },
-        _ => SocketError::Port { address, source },
+    TcpListener::bind(address).await.map_err(|source| {
+        if source.kind() == ErrorKind::AddrInUse {
+            SocketError::PortInUse { address }
+        } else {
+            SocketError::Port { address, source }
+        }
     })
 }
 
