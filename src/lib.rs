@@ -10,6 +10,7 @@ pub mod audit;
 pub mod caller;
 pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod entropy;
 pub mod feed;
 pub mod identity;
