@@ -1,0 +1,163 @@
+//! The view thread: tiles, checkpoints and the journal's supply of segments, all written behind the commit.
+//!
+//! A view can be lost and comes back from the journal, so nothing here is on the way of an answer. Order within a
+//! round: tiles, then the checkpoint that needs them. A journal segment is reused only after every tile and checkpoint
+//! that it could rebuild is synced. When the disk is full the round is tried again later with what came since; any
+//! other error stops the ledger, because a disk that loses tiles loses commits too.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::fcntl::Flock;
+
+use super::checkpoint::{Checkpoint, CheckpointKey};
+use super::disk::Disk;
+use super::error::is_full;
+use super::frame::Head;
+use super::journal::{JournalDir, Supply};
+use super::shared::{Heads, Shared, ViewJob};
+use super::tiles::{Edge, TileKind, TileName, WIDTH};
+use crate::clock::Clock;
+
+/// The shortest time between two rounds: partial tiles cost writes, so quick commits share one.
+const PACE: Duration = Duration::from_millis(3);
+/// How often a full disk is asked again.
+const RETRY: Duration = Duration::from_millis(200);
+/// How long it waits for work otherwise.
+const IDLE: Duration = Duration::from_secs(60);
+/// The most records of one round.
+const MOST_RECORDS: usize = 16_384;
+/// The file name of the signed tree head in a log's directory.
+pub(crate) const CHECKPOINT: &str = "checkpoint";
+
+/// The view thread's state.
+pub(crate) struct Views {
+    pub(crate) disk: Arc<dyn Disk>,
+    /// The ledger's directory.
+    pub(crate) directory: PathBuf,
+    pub(crate) journal: JournalDir,
+    pub(crate) supply: Arc<Supply>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) key: Arc<CheckpointKey>,
+    pub(crate) clock: Clock,
+    /// Right edges of the logs that grew in this run, by their number.
+    pub(crate) edges: HashMap<usize, Edge>,
+    pub(crate) unsynced: Unsynced,
+    /// Segments to reuse.
+    pub(crate) recycled: Vec<u64>,
+    /// Held while anything may be written.
+    pub(crate) _lock: Arc<Flock<std::fs::File>>,
+}
+
+/// Files and directories that were written and not synced.
+#[derive(Debug, Default)]
+pub(crate) struct Unsynced {
+    /// The newest of each tile: a partial that a wider one replaced needs no sync.
+    tiles: BTreeMap<(usize, TileKind, u64), PathBuf>,
+    checkpoints: BTreeSet<PathBuf>,
+    directories: BTreeSet<PathBuf>,
+}
+
+impl Views {
+    /// Works until told to stop.
+    pub(crate) fn run(mut self) {
+        let mut stalled = false;
+        loop {
+            let idle = if stalled || self.supply.is_full() { RETRY } else { IDLE };
+            let work = self.shared.next_work(idle, MOST_RECORDS);
+            if work.stop {
+                return;
+            }
+            let mut outcome = Ok(());
+            for job in work.logs {
+                outcome = outcome.and_then(|()| self.view(job));
+            }
+            if work.sync {
+                outcome = outcome.and_then(|()| self.sync());
+            }
+            stalled = match outcome.and_then(|()| self.refill()) {
+                Ok(()) => false,
+                Err(error) if is_full(&error) => {
+                    std::thread::sleep(RETRY);
+                    true
+                }
+                Err(error) => return self.shared.fail(&format!("writing tiles: {error}"), self.clock.now()),
+            };
+            self.shared.set_stalled(stalled);
+            std::thread::sleep(PACE);
+        }
+    }
+
+    /// Writes what a log's tiles lack, and its checkpoint. On an error nothing of it counts.
+    fn view(&mut self, job: ViewJob) -> io::Result<()> {
+        let ViewJob { number: log, origin, head, publish, frames } = job;
+        let directory = self.directory.join(&head.log);
+        let mut edge = self.edges.get(&log).cloned().unwrap_or_default();
+        let leaves = frames.iter().flat_map(|frame| &frame.leaves).map(|leaf| (leaf.as_ref(), leaf.hash));
+        for write in edge.extend(leaves) {
+            let path = directory.join(write.name.path());
+            self.disk.put(&path, &write.bytes)?;
+            self.unsynced.add_directories(&path, &self.directory);
+            if usize::from(write.name.width) == WIDTH {
+                self.remove_partials(&directory, write.name);
+            }
+            self.unsynced.tiles.insert((log, write.name.kind, write.name.index), path);
+        }
+        let heads = if publish { Some(self.publish(&directory, origin, &head)?) } else { None };
+        self.edges.insert(log, edge);
+        self.shared.set_viewed(log, head.size);
+        if let Some(heads) = heads {
+            self.shared.heads.send_replace(heads);
+        }
+        Ok(())
+    }
+
+    /// Signs and writes the checkpoint of a log whose tiles are there.
+    fn publish(&mut self, directory: &Path, origin: Arc<str>, head: &Head) -> io::Result<Heads> {
+        let checkpoint = Checkpoint { origin: origin.to_string(), size: head.size, root: head.root };
+        let note = self.key.sign(&checkpoint);
+        let path = directory.join(CHECKPOINT);
+        self.disk.put(&path, note.as_bytes())?;
+        self.unsynced.add_directories(&path, &self.directory);
+        self.unsynced.checkpoints.insert(path);
+        Ok(Heads { origin, size: head.size, root: head.root, checkpoint: note.into(), time: self.clock.now() })
+    }
+
+    /// Partial tiles go once the full one exists (tlog-tiles, "Partial Tiles"). One that stays does no harm.
+    fn remove_partials(&self, directory: &Path, full: TileName) {
+        let path = directory.join(format!("{}.p", full.path()));
+        if let Err(error) = self.disk.remove(&path) {
+            tracing::warn!(path = %path.display(), %error, "partial tiles stay behind");
+        }
+    }
+
+    /// Syncs everything written so far, then frees the segments below.
+    fn sync(&mut self) -> io::Result<()> {
+        let unsynced = std::mem::take(&mut self.unsynced);
+        let files = unsynced.tiles.values().chain(&unsynced.checkpoints);
+        let synced = files.map(|path| self.disk.sync_file(path)).collect::<io::Result<()>>();
+        let mut directories = unsynced.directories.iter();
+        let synced = synced.and_then(|()| directories.try_for_each(|path| self.disk.sync_dir(path)));
+        // Never to be tried again, not even when it says that the disk is full: the pages may be gone.
+        synced.map_err(|error| io::Error::other(format!("sync: {error}")))?;
+        self.recycled.extend(self.shared.set_synced());
+        Ok(())
+    }
+
+    /// Keeps the next segment and the reserve ready.
+    fn refill(&mut self) -> io::Result<()> {
+        self.supply.refill(&self.journal, &mut self.recycled)?;
+        self.shared.set_ok();
+        Ok(())
+    }
+}
+
+impl Unsynced {
+    fn add_directories(&mut self, file: &Path, stop: &Path) {
+        let above = file.ancestors().skip(1).take_while(|path| path.starts_with(stop));
+        self.directories.extend(above.map(Path::to_owned));
+    }
+}
