@@ -19,3 +19,6 @@ pub mod serial;
 pub use algorithm::{KeyAlgorithm, SignatureAlgorithm};
 pub use key::SubjectKey;
 pub use serial::Serial;
+
+#[cfg(test)]
+pub(crate) mod tests;

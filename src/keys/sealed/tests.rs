@@ -1,3 +1,5 @@
+//! The sealed store: the port's contract, what a file gives away, and each harm told apart.
+
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
