@@ -124,6 +124,8 @@ fn answers(store: &dyn Store) {
     assert_eq!(several.len(), 3);
     let Found::One(row) = store.find(&format!("{:031x}", 1)).unwrap() else { panic!("a unique beginning finds one") };
     assert_eq!(row.serial, format!("{:032x}", 0x1f));
+    assert!(matches!(store.find("0000…001f").unwrap(), Found::One(_)), "the form of tables names one too");
+    assert!(matches!(store.find("0000…ee1f").unwrap(), Found::Nothing));
     let wanted = version(&format!("{:064x}", 2), &"ab".repeat(32)).unwrap();
     let row = store.by_version(&wanted).unwrap().unwrap();
     assert_eq!((row.serial, row.failed), (format!("{:032x}", 2), true));

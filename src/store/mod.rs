@@ -198,7 +198,8 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// [`StoreError::Database`].
     fn reset(&self) -> Result<(), StoreError>;
 
-    /// The certificate whose serial is, or begins with, `serial` (hex, any case).
+    /// The certificate whose serial is, or begins with, `serial` (hex, any case), or has the beginning and the end that
+    /// tables show: `5e0c…91f2`.
     ///
     /// # Errors
     /// [`StoreError::Database`], [`StoreError::Row`].
