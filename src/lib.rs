@@ -5,8 +5,10 @@
 //! `tests/layering.rs` holds the layers.
 
 pub mod api;
+pub mod app;
 pub mod attest;
 pub mod audit;
+pub mod ca;
 pub mod caller;
 pub mod cli;
 pub mod clock;
@@ -17,6 +19,7 @@ pub mod keys;
 pub mod merkle;
 pub mod policy;
 pub mod proto;
+pub mod rotation;
 pub mod secret;
 pub mod store;
 pub mod tasks;

@@ -106,6 +106,8 @@ pub(super) fn effect(entry: &Entry<'_>) -> Option<Effect> {
         Action::CertificateIssue | Action::CertificateRenew => {
             certificate(entry).map(Box::new).map(Effect::Certificate)
         }
+        // An authority's own certificate, which its preparation could not hold yet.
+        Action::CertificateSigned if event.authority.is_some() => authority(entry).map(Box::new).map(Effect::Authority),
         Action::CertificateSigned => {
             let (log, index) = refers_to(event)?;
             let der_sha256 = event.certificate.as_ref().and_then(|facts| facts.der_sha256.clone());
