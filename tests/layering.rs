@@ -20,6 +20,7 @@ const LAYERS: [(&str, u8); 32] = [
     ("proto", 1),
     ("toml_reader", 1),
     ("audit::event", 1),
+    ("proto", 1),
     // 2 rules: no IO, no async, no clock
     ("x509", 2),
     ("policy", 2),
