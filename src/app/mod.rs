@@ -29,7 +29,7 @@ use crate::rotation;
 
 use addresses::{Addresses, AddressesFile, SdsAddress};
 use backend::{AppBackend, AppLedger};
-use state::{State, sds_limits};
+use state::State;
 use summary::summary;
 
 pub use state::AppError;
@@ -124,7 +124,7 @@ impl Bound {
         let context = sds::SdsContext {
             feed: feed.clone(),
             tasks: state.tasks.clone(),
-            limits: Arc::new(sds_limits(&settings.limits)),
+            limits: Arc::new(settings.limits.sds.clone()),
             health: health.clone(),
         };
         for (name, listener) in sds {

@@ -12,7 +12,6 @@ use super::backend::bundle;
 use super::directory::{DataDirectory, DirectoryError};
 use super::projection::{Projection, ProjectionError};
 use super::sockets::SocketError;
-use crate::api::sds::SdsLimits;
 use crate::audit::event::{Action, Change, Event, Outcome, Recorder};
 use crate::audit::ledger::{CheckpointKey, Ledger, LedgerError, LedgerLimits, LedgerOptions, OpenReport};
 use crate::audit::personal::{ErasurePool, PersonalError};
@@ -21,7 +20,7 @@ use crate::ca::issue::{Parts, Street};
 use crate::ca::slot::Name;
 use crate::clock::Clock;
 use crate::config::files::{self, FileError};
-use crate::config::{Limits, Settings};
+use crate::config::Settings;
 use crate::entropy::Entropy;
 use crate::feed::street::StreetSource;
 use crate::feed::{Feed, TrustBundle};
@@ -263,14 +262,4 @@ async fn record_change(
     let change = Change { after: Some(after), before, count: None, what: what.to_owned() };
     ledger.append(Event { change: Some(change), ..event }).await?;
     Ok(())
-}
-
-/// The bounds of SDS, from the configuration.
-pub(super) fn sds_limits(limits: &Limits) -> SdsLimits {
-    SdsLimits {
-        max_connections: limits.max_connections,
-        max_streams_per_connection: limits.max_streams_per_connection,
-        max_request_bytes: limits.max_message_bytes,
-        ..SdsLimits::default()
-    }
 }
