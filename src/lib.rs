@@ -5,17 +5,22 @@
 //! `tests/layering.rs` holds the layers.
 
 pub mod api;
+pub mod app;
 pub mod attest;
 pub mod audit;
+pub mod ca;
 pub mod caller;
 pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod entropy;
 pub mod feed;
 pub mod identity;
+pub mod keys;
 pub mod merkle;
 pub mod policy;
 pub mod proto;
+pub mod rotation;
 pub mod secret;
 pub mod store;
 pub mod tasks;

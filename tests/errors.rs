@@ -108,12 +108,12 @@ fn every_mistake_of_a_policy_is_told_at_once() {
     let nobody = Rule { name: "nobody", uid: Some("65534".into()), ..Rule::own(WEB, "24h") };
     let wrong = Rule { name: "wrong", ..Rule::own("spiffe://other.example/x", "90") };
     std::fs::write(data.join("policy.toml"), policy::text(&[nobody, wrong])).unwrap();
-    let said = up(&data, &[]).expect(2).expect_words(&["policy.toml", "line 3", "line 9", "line 10"]);
+    let said = up(&data, &[]).expect(2).expect_words(&["policy.toml", "line 3", "line 12", "line 13"]);
     assert!(said.err.contains("match"), "a rule that can match nobody says so: {said:?}");
     let path = data.join("policy.toml");
     run(["policy", "check", "--policy", path.to_str().unwrap()])
         .expect(2)
-        .expect_words(&["line 3", "line 9", "line 10"]);
+        .expect_words(&["line 3", "line 12", "line 13"]);
 }
 
 #[test]

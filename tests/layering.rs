@@ -18,6 +18,7 @@ const LAYERS: [(&str, u8); 31] = [
     ("caller", 1),
     ("merkle", 1),
     ("audit::event", 1),
+    ("proto", 1),
     // 2 rules: no IO, no async, no clock
     ("x509", 2),
     ("policy", 2),
@@ -35,7 +36,6 @@ const LAYERS: [(&str, u8); 31] = [
     ("feed", 5),
     ("alert", 5),
     // 6 edges
-    ("proto", 6),
     ("api", 6),
     ("agent", 6),
     ("kubernetes", 6),

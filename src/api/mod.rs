@@ -4,3 +4,6 @@
 
 pub mod admin;
 pub mod http;
+pub mod sds;
+pub mod status;
+pub mod text;

@@ -13,6 +13,7 @@ pub mod names;
 pub mod payload;
 mod session;
 pub mod source;
+pub mod street;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]

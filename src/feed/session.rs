@@ -195,7 +195,7 @@ impl Session {
 
     /// The proxy refused `version` of `name`. It keeps what it had; what it refused is not sent again, the next renewal
     /// is. `text` is foreign, cleaned and bounded by the edge.
-    pub async fn nacked(&self, name: &str, version: &str, text: &str) {
+    pub async fn nacked(&mut self, name: &str, version: &str, text: &str) {
         let Some(subscribed) = self.subscriptions.get(name) else { return };
         let Some(facts) = subscribed.place.nacked(version, text) else { return };
         count(&self.feed.counters.nacks);

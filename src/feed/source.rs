@@ -15,40 +15,8 @@ use crate::caller::Caller;
 use crate::identity::SpiffeId;
 use crate::secret::SecretBytes;
 
-/// Which certificate a secret name stands for.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Wanted {
-    /// What the first rule that matches the caller grants.
-    Default,
-    /// This identity, if a rule grants it to the caller.
-    Identity(SpiffeId),
-}
-
-/// Why a certificate follows another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum RenewalCause {
-    /// Its time had come.
-    Scheduled,
-}
-
-impl RenewalCause {
-    /// The word in records.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Scheduled => "scheduled",
-        }
-    }
-}
-
-/// The certificate that the next one follows.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Follows {
-    /// Its serial, as records spell it.
-    pub serial: String,
-    /// Why it is followed.
-    pub cause: RenewalCause,
-}
+pub use crate::ca::issue::{Follows, Nacked as Nack, RenewalCause};
+pub use crate::policy::Wanted;
 
 /// Who asks for what: one subscription of one stream.
 #[derive(Debug, Clone)]
@@ -91,19 +59,6 @@ pub struct Held {
     pub renew_at: OffsetDateTime,
     /// The rule that granted it.
     pub rule: String,
-}
-
-/// A proxy refused what was pushed to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Nack {
-    /// The version it refused.
-    pub version: String,
-    /// The certificate's serial, where it was a certificate.
-    pub serial: Option<String>,
-    /// The certificate's identity, where it was a certificate.
-    pub identity: Option<SpiffeId>,
-    /// What the proxy said: foreign text, cleaned and bounded.
-    pub text: String,
 }
 
 /// What the feed refuses by itself, before policy is asked.

@@ -78,6 +78,17 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// The word in records and metrics.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Nobody { .. } => "nobody",
+            Self::NoRule { .. } => "no-rule",
+            Self::NotGranted { .. } => "not-granted",
+            Self::OnlyByName { .. } => "only-by-name",
+        }
+    }
+
     /// One line for each of the nearest rules, as records keep them.
     #[must_use]
     pub fn nearest_lines(&self) -> Vec<String> {

@@ -255,7 +255,8 @@ impl SignatureAlgorithm {
             Self::EcdsaP256Sha256 | Self::EcdsaP384Sha384 => {
                 let read = || {
                     let mut pair = der::Reader::new(der::only(signature, der::SEQUENCE)?.content);
-                    (pair.expect(der::INTEGER)?, pair.expect(der::INTEGER)?);
+                    pair.expect(der::INTEGER)?;
+                    pair.expect(der::INTEGER)?;
                     pair.end()
                 };
                 read().is_ok()

@@ -6,11 +6,21 @@
 //! here does IO, asks the time, takes random bytes or holds a private key. Callers are policy, `ca`, `feed`, `api`.
 
 pub mod algorithm;
+pub mod bundle;
+pub mod chain;
+pub mod csr;
 pub mod der;
+pub mod draft;
 pub mod key;
+pub mod lint;
+pub mod pem;
 pub mod profile;
 pub mod serial;
+pub mod text;
 
 pub use algorithm::{KeyAlgorithm, SignatureAlgorithm};
 pub use key::SubjectKey;
 pub use serial::Serial;
+
+#[cfg(test)]
+pub(crate) mod tests;

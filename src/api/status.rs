@@ -1,0 +1,55 @@
+//! The one mapping of our errors to gRPC.
+//!
+//! A status says what the caller can do and nothing of what it may not know: which rules exist, what the server's disk
+//! is like. Those who may know read the ledger, the log and `chancery policy explain`.
+
+use tonic::Status;
+
+use crate::attest::AttestError;
+use crate::feed::End;
+use crate::feed::source::SourceError;
+
+/// Why a stream of secrets ends.
+#[must_use]
+pub fn of_stream(end: &End) -> Status {
+    match end {
+        End::Refused(why) => of_source(why),
+        End::TooManyCertificates { .. } => Status::resource_exhausted(end.to_string()),
+        End::TakenOver => Status::aborted(end.to_string()),
+    }
+}
+
+/// Why there is no certificate.
+#[must_use]
+pub fn of_source(why: &SourceError) -> Status {
+    match why {
+        SourceError::NoRule | SourceError::NotGranted => Status::permission_denied(why.to_string()),
+        SourceError::Invalid(_) => Status::invalid_argument(why.to_string()),
+        SourceError::Unavailable { .. } => Status::unavailable(why.to_string()),
+    }
+}
+
+/// Why a caller is nobody to us. The reason is in the ledger.
+#[must_use]
+pub fn of_attestation(_: &AttestError) -> Status {
+    Status::unauthenticated("the process at the other end of this socket could not be identified; see the server's log")
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    #[test]
+    fn each_fault_has_its_code() {
+        let check = |end: End, code: Code| assert_eq!(of_stream(&end).code(), code, "{end}");
+        check(End::Refused(SourceError::NoRule), Code::PermissionDenied);
+        check(End::Refused(SourceError::NotGranted), Code::PermissionDenied);
+        check(End::Refused(SourceError::Invalid("x".into())), Code::InvalidArgument);
+        check(End::Refused(SourceError::Unavailable { retry_after: None }), Code::Unavailable);
+        check(End::TooManyCertificates { limit: 1 }, Code::ResourceExhausted);
+        check(End::TakenOver, Code::Aborted);
+        assert_eq!(of_attestation(&AttestError::InvisibleProcess).code(), Code::Unauthenticated);
+    }
+}

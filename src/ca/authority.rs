@@ -1,0 +1,417 @@
+//! Makes authorities and moves them through their states, each step on record before it takes effect.
+//!
+//! One [`Keeper`] owns the authorities of a server; everyone else watches. Its order is the same at the first start and
+//! at each roll-over, and a crash at any line resumes:
+//!
+//! 1. the sealed key is written. A crash leaves a key that nothing names; the next try overwrites it;
+//! 2. `ca.prepare` is recorded, with the hash of what will be signed. A crash leaves an authority without a certificate,
+//!    which the next start passes over, its number used up;
+//! 3. it is signed, and `certificate.signed` holds the certificate. From here on it is prepared;
+//! 4. `ca.activate`, then `ca.retire` of the one before it. A crash between the two leaves both active in the records;
+//!    [`Keeper::establish`] retires the older one then.
+//!
+//! The index of the ledger is where a start reads them from, so the ledger alone can rebuild the hierarchy.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use time::OffsetDateTime;
+use tokio::sync::watch;
+use tracing::info;
+
+use super::sign::{SignError, SigningKey};
+use super::slot::{Authorities, Authority, Level, Name, State, word};
+use crate::audit::event::{Action, AuthorityFacts, Event, Outcome, Recorder};
+use crate::audit::ledger::{Ledger, LedgerError, Position};
+use crate::clock::{Clock, parse_rfc3339, rfc3339_seconds};
+use crate::entropy::Entropy;
+use crate::identity::TrustDomain;
+use crate::keys::sealed::{SealedError, SealedStore};
+use crate::policy::schedule::{AuthoritySlot, AuthorityTimes, Due, TooShort, authority_plan};
+use crate::store::AuthorityRow;
+use crate::x509::chain::{Issuer, IssuerError};
+use crate::x509::draft::{AuthoritySpec, Draft, DraftError};
+use crate::x509::key::KeyFault;
+use crate::x509::profile::{AuthorityProfile, Profiles};
+use crate::x509::{KeyAlgorithm, Serial, SubjectKey};
+
+/// The longest that the authorities are left alone, so that a jump of the clock is noticed.
+const LONGEST_WAIT: Duration = Duration::from_secs(3_600);
+
+/// What a server's authorities are to be like.
+#[derive(Debug, Clone)]
+pub struct AuthorityPlan {
+    /// Whose authorities they are.
+    pub trust_domain: TrustDomain,
+    /// The root's key.
+    pub root_key: KeyAlgorithm,
+    /// The root's life.
+    pub root_lifetime: Duration,
+    /// The issuing CA's key.
+    pub issuing_key: KeyAlgorithm,
+    /// The issuing CA's life.
+    pub issuing_lifetime: Duration,
+    /// The longest life of a leaf that policy may grant: an issuing CA is replaced while it can still outlive one.
+    pub longest_leaf: Duration,
+}
+
+/// Why an authority could not be made, loaded or moved.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// The clock is before the authority's certificate.
+    #[error("the clock says {now}, but {name} is valid only from {not_before}: set the clock right, then start again")]
+    ClockBehind {
+        /// Which authority.
+        name: String,
+        /// What the clock says.
+        now: String,
+        /// When its certificate begins.
+        not_before: String,
+    },
+    /// The authority's certificate has ended.
+    #[error(
+        "{name} ended at {not_after}, and the clock says {now}: if the clock is right, move the data directory away and start a new authority"
+    )]
+    Ended {
+        /// Which authority.
+        name: String,
+        /// What the clock says.
+        now: String,
+        /// When its certificate ended.
+        not_after: String,
+    },
+    /// The ledger's record of an authority cannot be used.
+    #[error("the record of {name} cannot be used: {why}. Run chancery audit verify")]
+    Record {
+        /// Which authority.
+        name: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The sealed key is not the one in the certificate.
+    #[error("the sealed key of {name} is not the key of its certificate: put back keys/{file} as it was", file = name.replace(' ', "-"))]
+    OtherKey {
+        /// Which authority.
+        name: String,
+    },
+    /// The issuing CA would end before its leaves.
+    #[error(transparent)]
+    TooShort(#[from] TooShort),
+    /// A certificate in the ledger cannot be read.
+    #[error("the certificate of an authority cannot be used: {0}")]
+    Issuer(#[from] IssuerError),
+    /// Its key could not be made or opened.
+    #[error(transparent)]
+    Key(#[from] SealedError),
+    /// Its public key is not of a kind that is certified.
+    #[error("the public key of an authority cannot be certified: {0}")]
+    PublicKey(#[from] KeyFault),
+    /// Its certificate could not be prepared.
+    #[error("the certificate of an authority cannot be prepared: {0}")]
+    Draft(#[from] DraftError),
+    /// Nothing could be recorded.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// It was recorded but not signed.
+    #[error("recorded as {position}, but not signed: {source}")]
+    Sign {
+        /// The record.
+        position: Position,
+        /// What happened.
+        #[source]
+        source: SignError,
+    },
+}
+
+/// What the keeper works with.
+#[derive(Debug)]
+pub struct KeeperParts {
+    /// Where keys are kept.
+    pub keys: SealedStore,
+    /// Where it is written.
+    pub ledger: Ledger,
+    /// Time.
+    pub clock: Clock,
+    /// Chance.
+    pub entropy: Entropy,
+    /// What this run's records share.
+    pub recorder: Recorder,
+    /// What the authorities are to be like.
+    pub plan: AuthorityPlan,
+}
+
+/// The one that owns the authorities.
+#[derive(Debug)]
+pub struct Keeper {
+    parts: KeeperParts,
+    times: AuthorityTimes,
+    /// The highest number that was ever given at each level, so that none is given twice.
+    last_root: u32,
+    last_issuing: u32,
+    current: watch::Sender<Arc<Authorities>>,
+}
+
+impl Keeper {
+    /// Opens the authorities that the ledger knows of; none at the first start.
+    ///
+    /// # Errors
+    /// [`AuthorityError`]: a clock outside the active authority's time, a missing or other key, another trust domain.
+    pub fn open(parts: KeeperParts, rows: &[AuthorityRow]) -> Result<Self, AuthorityError> {
+        let times = AuthorityTimes::new(parts.plan.issuing_lifetime, parts.plan.longest_leaf)?;
+        let mut keeper = Self { parts, times, last_root: 0, last_issuing: 0, current: watch::Sender::default() };
+        let mut all: Vec<Arc<Authority>> = Vec::new();
+        for row in rows {
+            let name: Name = row.name.parse().map_err(|_| record(&row.name, "its name has another form"))?;
+            let last = keeper.last(name.level);
+            *last = name.number.max(*last);
+            if let Some(authority) = keeper.load(name, row)? {
+                all.push(Arc::new(authority));
+            }
+        }
+        let authorities = Authorities { all };
+        keeper.check_time(&authorities)?;
+        keeper.current.send_replace(Arc::new(authorities));
+        Ok(keeper)
+    }
+
+    /// The authorities, now and as they change.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Arc<Authorities>> {
+        self.current.subscribe()
+    }
+
+    /// Makes whatever is missing for issuing: at the first start a root and an issuing CA.
+    ///
+    /// # Errors
+    /// [`AuthorityError`]; what was recorded stays, and the next call goes on from there.
+    pub async fn establish(&mut self) -> Result<Vec<Name>, AuthorityError> {
+        let mut made = Vec::new();
+        let now = self.parts.clock.now();
+        for level in [Level::Root, Level::Issuing] {
+            let usable = |authority: &Arc<Authority>| authority.is_active() && now < authority.issuer.not_after();
+            let newest =
+                self.authorities().at(level).filter(|a| usable(a)).map(|a| a.name).max_by_key(|name| name.number);
+            if let Some(newest) = newest {
+                self.retire_all_but(newest).await?;
+            } else {
+                let name = match self.prepared(level) {
+                    Some(name) => name,
+                    None => self.prepare(level).await?,
+                };
+                self.activate(name).await?;
+                made.push(name);
+            }
+        }
+        Ok(made)
+    }
+
+    /// Does what is due for the issuing CAs and says when to come again.
+    ///
+    /// # Errors
+    /// [`AuthorityError`]; nothing is lost, the same step is due again.
+    pub async fn step(&mut self) -> Result<OffsetDateTime, AuthorityError> {
+        loop {
+            let (slots, now) = (self.slots(), self.parts.clock.now());
+            let plan = authority_plan(&slots, self.times, now);
+            if plan.due.is_empty() {
+                return Ok(plan.next.unwrap_or(now + LONGEST_WAIT).min(now + LONGEST_WAIT));
+            }
+            for due in plan.due {
+                match due {
+                    Due::Prepare => {
+                        self.prepare(Level::Issuing).await?;
+                    }
+                    Due::Activate(name) => self.activate(name).await?,
+                    Due::Retire(name) => self.transition(name, Action::CaRetire, State::Gone).await?,
+                }
+            }
+        }
+    }
+
+    fn slots(&self) -> Vec<AuthoritySlot<Name>> {
+        let slot = |authority: &Arc<Authority>| AuthoritySlot {
+            key: authority.name,
+            state: authority.state,
+            not_before: authority.issuer.not_before(),
+            not_after: authority.issuer.not_after(),
+            // It signed its last leaf before it began to retire.
+            last_leaf: (authority.state == State::Retiring).then(|| authority.since + self.parts.plan.longest_leaf),
+        };
+        self.authorities().at(Level::Issuing).map(slot).collect()
+    }
+
+    fn authorities(&self) -> Arc<Authorities> {
+        Arc::clone(&self.current.borrow())
+    }
+
+    fn prepared(&self, level: Level) -> Option<Name> {
+        self.authorities().at(level).find(|a| a.state == State::Prepared).map(|a| a.name)
+    }
+
+    fn last(&mut self, level: Level) -> &mut u32 {
+        match level {
+            Level::Root => &mut self.last_root,
+            Level::Issuing => &mut self.last_issuing,
+        }
+    }
+
+    fn load(&self, name: Name, row: &AuthorityRow) -> Result<Option<Authority>, AuthorityError> {
+        let state =
+            State::from_name(&row.state).ok_or_else(|| record(&row.name, "its state is unknown to this version"))?;
+        let since = parse_rfc3339(&row.since).map_err(|_| record(&row.name, "its time cannot be read"))?;
+        let Some(certificate) = &row.certificate else { return Ok(None) };
+        if state == State::Gone {
+            return Ok(None);
+        }
+        let der = STANDARD.decode(certificate).map_err(|_| record(&row.name, "its certificate is not base64"))?;
+        // What stands between an issuing CA and its root: nothing, in a hierarchy of two.
+        let issuer = Arc::new(Issuer::from_der(der, Vec::new())?);
+        let key = SigningKey::new(self.parts.keys.load(&name.key_file())?);
+        if key.spki_der() != issuer.key().spki_der() {
+            return Err(AuthorityError::OtherKey { name: row.name.clone() });
+        }
+        Ok(Some(Authority { name, state, since, issuer, key }))
+    }
+
+    /// A clock outside the active authorities' own time would make certificates that nobody accepts.
+    fn check_time(&self, authorities: &Authorities) -> Result<(), AuthorityError> {
+        let now = self.parts.clock.now();
+        for authority in authorities.all.iter().filter(|authority| authority.is_active()) {
+            let (name, from, until) =
+                (authority.name.to_string(), authority.issuer.not_before(), authority.issuer.not_after());
+            if now < from {
+                let not_before = rfc3339_seconds(from);
+                return Err(AuthorityError::ClockBehind { name, now: rfc3339_seconds(now), not_before });
+            }
+            if now >= until && authority.name.level == Level::Root {
+                let not_after = rfc3339_seconds(until);
+                return Err(AuthorityError::Ended { name, now: rfc3339_seconds(now), not_after });
+            }
+        }
+        Ok(())
+    }
+
+    /// Steps 1 to 3: key, record, certificate.
+    async fn prepare(&mut self, level: Level) -> Result<Name, AuthorityError> {
+        let last = self.last(level);
+        *last += 1;
+        let name = Name { level, number: *last };
+        let (algorithm, lifetime) = match level {
+            Level::Root => (self.parts.plan.root_key, self.parts.plan.root_lifetime),
+            Level::Issuing => (self.parts.plan.issuing_key, self.parts.plan.issuing_lifetime),
+        };
+        let key = SigningKey::new(self.parts.keys.generate(&name.key_file(), algorithm)?);
+        let parent = self.authorities().active_root().filter(|_| level == Level::Issuing);
+        let draft = self.draft(name, &key, lifetime, parent.as_deref())?;
+        let facts = self.facts(name, State::Prepared, key_id(&key)?, None);
+        let event = self.event(Action::CaPrepare, facts, |event| event.certificate = Some(draft.facts().clone()));
+        let recorded = self.parts.ledger.record(draft, event).await?;
+        let signer = parent.as_ref().map_or(&key, |root| &root.key);
+        let issuance = match signer.sign(recorded, &self.parts.clock).await {
+            Ok(issuance) => issuance,
+            Err((source, position)) => return Err(AuthorityError::Sign { position, source }),
+        };
+        let issuer = Arc::new(Issuer::from_der(issuance.signed.der().to_vec(), Vec::new())?);
+        let facts = self.facts(name, State::Prepared, hex::encode(issuer.key_id()), Some(&issuer));
+        let event = self.event(Action::CertificateSigned, facts, |event| {
+            event.refers_to = Some(issuance.position.to_string());
+            event.certificate = Some(issuance.signed.facts().clone());
+        });
+        self.parts.ledger.append(event).await?;
+        info!(authority = %name, not_after = %rfc3339_seconds(issuer.not_after()), "prepared");
+        let authority = Authority { name, state: State::Prepared, since: self.parts.clock.now(), issuer, key };
+        self.publish(|all| all.push(Arc::new(authority)));
+        Ok(name)
+    }
+
+    fn draft(
+        &self,
+        name: Name,
+        key: &SigningKey,
+        lifetime: Duration,
+        parent: Option<&Authority>,
+    ) -> Result<Draft, AuthorityError> {
+        let now = self.parts.clock.now();
+        let profiles = Profiles::builtin();
+        let profile: &Arc<AuthorityProfile> = match name.level {
+            Level::Root => profiles.root(),
+            Level::Issuing => profiles.issuing(),
+        };
+        let spec = AuthoritySpec {
+            profile: Arc::clone(profile),
+            common_name: format!("{} {name}", self.parts.plan.trust_domain),
+            trust_domain: self.parts.plan.trust_domain.clone(),
+            key: SubjectKey::from_spki(key.spki_der().to_vec())?,
+            serial: Serial::random(&self.parts.entropy),
+            lifetime,
+        };
+        Ok(Draft::authority(spec, parent.map(|parent| &*parent.issuer), now)?)
+    }
+
+    /// Step 4: it signs from now on, the one before it retires.
+    async fn activate(&mut self, name: Name) -> Result<(), AuthorityError> {
+        self.transition(name, Action::CaActivate, State::Active).await?;
+        self.retire_all_but(name).await
+    }
+
+    async fn retire_all_but(&mut self, name: Name) -> Result<(), AuthorityError> {
+        let older: Vec<Name> =
+            self.authorities().at(name.level).filter(|a| a.is_active() && a.name != name).map(|a| a.name).collect();
+        for older in older {
+            self.transition(older, Action::CaRetire, State::Retiring).await?;
+        }
+        Ok(())
+    }
+
+    /// Records the new state, then makes it visible.
+    async fn transition(&mut self, name: Name, action: Action, state: State) -> Result<(), AuthorityError> {
+        let authorities = self.authorities();
+        let Some(authority) = authorities.all.iter().find(|a| a.name == name) else {
+            return Err(record(&name.to_string(), "it vanished"));
+        };
+        let facts = self.facts(name, state, hex::encode(authority.issuer.key_id()), Some(&authority.issuer));
+        self.parts.ledger.append(self.event(action, facts, |_| {})).await?;
+        info!(authority = %name, state = state.as_str(), "authority");
+        let since = self.parts.clock.now();
+        self.publish(|all| {
+            for slot in all.iter_mut().filter(|slot| slot.name == name) {
+                *slot = Arc::new(Authority { state, since, ..Authority::clone(slot) });
+            }
+            all.retain(|slot| slot.state != State::Gone);
+        });
+        Ok(())
+    }
+
+    fn publish(&self, change: impl FnOnce(&mut Vec<Arc<Authority>>)) {
+        let mut next = Authorities::clone(&self.authorities());
+        change(&mut next.all);
+        self.current.send_replace(Arc::new(next));
+    }
+
+    fn facts(&self, name: Name, state: State, key_id: String, issuer: Option<&Issuer>) -> AuthorityFacts {
+        AuthorityFacts {
+            certificate: issuer.map(|issuer| STANDARD.encode(issuer.der())),
+            key_id,
+            level: word(name.level).to_owned(),
+            name: name.to_string(),
+            state: state.as_str().to_owned(),
+        }
+    }
+
+    fn event(&self, action: Action, facts: AuthorityFacts, more: impl FnOnce(&mut Event)) -> Event {
+        let mut event = self.parts.recorder.event(action, Outcome::Success, self.parts.clock.now());
+        event.authority = Some(facts);
+        more(&mut event);
+        event
+    }
+}
+
+fn record(name: &str, why: &'static str) -> AuthorityError {
+    AuthorityError::Record { name: name.to_owned(), why }
+}
+
+fn key_id(key: &SigningKey) -> Result<String, AuthorityError> {
+    Ok(hex::encode(SubjectKey::from_spki(key.spki_der().to_vec())?.key_id()))
+}

@@ -1,0 +1,539 @@
+//! The street: how every certificate comes to be. Read this first.
+//!
+//! One direction, each step's output is the next step's proof:
+//!
+//! 1. authorise: policy turns an attested [`Caller`] into a [`Grant`], or the refusal is recorded;
+//! 2. key: the caller's CSR is checked against the grant, or a key is made for its proxy;
+//! 3. prepare: the profile turns the grant into a linted [`Draft`];
+//! 4. record: the ledger makes the draft durable and gives a `Recorded` back;
+//! 5. sign: the issuing key signs the recorded bytes and spends the `Recorded`;
+//! 6. publish: the authority is looked at once more, the signature is noted, and the certificate leaves.
+//!
+//! What is always true: nothing leaves step 6 that the ledger does not hold; a refusal is a record too. The edges call
+//! [`Street::issue`]; nothing here knows about sockets, streams or files.
+//!
+//! A grant cannot be skipped, nor a record:
+//!
+//! ```compile_fail
+//! use chancery::x509::draft::Draft;
+//! fn skip_policy(key: chancery::x509::SubjectKey, issuer: &chancery::x509::chain::Issuer) {
+//!     // A leaf draft wants a `Grant`, and only policy makes one.
+//!     let now = time::OffsetDateTime::UNIX_EPOCH;
+//!     let serial = chancery::x509::Serial::random(&chancery::entropy::Entropy::system());
+//!     let _ = Draft::leaf(chancery::policy::Grant {}, key, issuer, serial, now);
+//! }
+//! ```
+//!
+//! ```compile_fail
+//! async fn skip_record(key: chancery::ca::sign::SigningKey, draft: chancery::x509::draft::Draft) {
+//!     // Signing wants a `Recorded`, and only the ledger makes one.
+//!     let _ = key.sign(draft, &chancery::clock::Clock::system()).await;
+//! }
+//! ```
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use time::OffsetDateTime;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::refusals::{Kind, Refusals, Verdict};
+use super::sign::{Issuance, SignError};
+use super::slot::Authorities;
+use crate::audit::event::{Action, Actor, Event, Outcome, PolicyFacts, Recorder, Source};
+use crate::audit::ledger::{Ledger, LedgerError, Position};
+use crate::caller::{Caller, Evidence};
+use crate::clock::Clock;
+use crate::entropy::Entropy;
+use crate::identity::SpiffeId;
+use crate::keys::KeyError;
+use crate::keys::leaf::{self, LeafKey};
+use crate::policy::schedule::renew_at;
+use crate::policy::{Grant, Policy, Refusal, Wanted};
+use crate::x509::csr::{Csr, CsrError};
+use crate::x509::draft::{Draft, DraftError, Signed};
+use crate::x509::{Serial, SubjectKey};
+
+/// Who the certificate is for, in the words of the request.
+#[derive(Debug, Clone, Default)]
+pub struct RequestContext {
+    /// The name of the secret, where the protocol has one.
+    pub secret_name: Option<String>,
+    /// The proxy's own label; not attested.
+    pub node: Option<String>,
+    /// Shared by the records of one request.
+    pub request_id: String,
+    /// The caller's trace, where it sent one.
+    pub trace_id: Option<String>,
+}
+
+/// A certificate that the new one follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Follows {
+    /// Its serial, hex.
+    pub serial: String,
+    /// Why it is followed.
+    pub cause: RenewalCause,
+}
+
+/// Why a certificate is renewed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RenewalCause {
+    /// Its time had come.
+    Scheduled,
+}
+
+impl RenewalCause {
+    /// The word in records.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Scheduled => "scheduled",
+        }
+    }
+}
+
+/// Whose key the certificate binds.
+#[derive(Debug)]
+pub enum KeyRequest {
+    /// One that is made here for the one proxy that asked.
+    ServerMade,
+    /// The key of this request, which its holder never shows.
+    Csr(Box<Csr>),
+}
+
+/// A request for one certificate.
+#[derive(Debug)]
+pub struct IssueRequest {
+    /// Which identity.
+    pub wanted: Wanted,
+    /// Whose key.
+    pub key: KeyRequest,
+    /// What it follows, if it is a renewal.
+    pub follows: Option<Follows>,
+    /// For the record.
+    pub context: RequestContext,
+}
+
+/// A certificate on its way to its one owner.
+#[derive(Debug)]
+pub struct Issued {
+    /// Leaf first, then the issuing CA and what stands between it and the root; DER, no root.
+    pub chain: Vec<Vec<u8>>,
+    /// The private key, when it was made here; it leaves to its owner and is then forgotten.
+    pub key: Option<LeafKey>,
+    /// The identity in it.
+    pub identity: SpiffeId,
+    /// Hex.
+    pub serial: String,
+    /// First second of validity.
+    pub not_before: OffsetDateTime,
+    /// Last second of validity.
+    pub not_after: OffsetDateTime,
+    /// When its successor should be asked for; jittered for this certificate alone.
+    pub renew_at: OffsetDateTime,
+    /// Names content and chain, stable across restarts.
+    pub version: String,
+    /// The rule that granted it.
+    pub rule: String,
+    /// The record that authorised it.
+    pub position: Position,
+}
+
+/// What a proxy refused, and what it said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nacked {
+    /// The version it refused.
+    pub version: String,
+    /// The certificate's serial, where it was a certificate.
+    pub serial: Option<String>,
+    /// The certificate's identity, where it was a certificate.
+    pub identity: Option<SpiffeId>,
+    /// What the proxy said: foreign text, cleaned and bounded by the edge.
+    pub text: String,
+}
+
+/// Why there is no certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum IssueError {
+    /// Policy said no; the reasons are in the ledger and in `policy explain`, not for the caller.
+    #[error("refused by policy")]
+    Refused(Refusal),
+    /// The request itself is at fault.
+    #[error("the certificate request cannot be used: {0}")]
+    Request(#[from] CsrError),
+    /// There is no authority that may sign now.
+    #[error("no issuing authority is active: chancery ca show, chancery doctor")]
+    NoAuthority,
+    /// The profile, the grant and the authority's time do not fit together.
+    #[error("no certificate can be prepared: {0}")]
+    Draft(#[from] DraftError),
+    /// A key could not be made.
+    #[error("no key could be made: {0}")]
+    Key(#[from] KeyError),
+    /// The ledger does not take records, so nothing is issued.
+    #[error("nothing is issued while the ledger takes no records: {0}")]
+    Ledger(#[from] LedgerError),
+    /// It was authorised and recorded, but not signed; the ledger says that too.
+    #[error("recorded as {position}, but not signed: {source}")]
+    Sign {
+        /// The record of the authorisation.
+        position: Position,
+        /// What happened.
+        #[source]
+        source: SignError,
+    },
+}
+
+/// What a street is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// Who may have what.
+    pub policy: Arc<Policy>,
+    /// Where it is written.
+    pub ledger: Ledger,
+    /// By whom it is signed.
+    pub authorities: watch::Receiver<Arc<Authorities>>,
+    /// Time.
+    pub clock: Clock,
+    /// Chance.
+    pub entropy: Entropy,
+    /// What this run's records share.
+    pub recorder: Recorder,
+}
+
+/// The street; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Street(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    policy: ArcSwap<Policy>,
+    policy_version: watch::Sender<u64>,
+    ledger: Ledger,
+    authorities: watch::Receiver<Arc<Authorities>>,
+    clock: Clock,
+    entropy: Entropy,
+    recorder: Recorder,
+    refusals: Mutex<Refusals>,
+}
+
+impl Street {
+    /// Opens the street.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(Inner {
+            policy: ArcSwap::new(parts.policy),
+            policy_version: watch::Sender::new(0),
+            ledger: parts.ledger,
+            authorities: parts.authorities,
+            clock: parts.clock,
+            entropy: parts.entropy,
+            recorder: parts.recorder,
+            refusals: Mutex::default(),
+        }))
+    }
+
+    /// Walks the street once. The reply is durable in the ledger before this returns, a refusal too (or it is counted
+    /// for the next flush).
+    ///
+    /// # Errors
+    /// [`IssueError`]; what was recorded stays recorded.
+    pub async fn issue(&self, caller: &Caller, request: IssueRequest) -> Result<Issued, IssueError> {
+        let now = self.0.clock.now();
+        let IssueRequest { wanted, key, follows, context } = request;
+
+        // 1. Authorise.
+        let policy = self.policy();
+        let grant = match policy.authorise(caller, &wanted) {
+            Ok(grant) => grant,
+            Err(refusal) => return Err(self.refuse(caller, &wanted, &policy, refusal, &context, now).await),
+        };
+
+        // 2. The key: proven by its holder, or made here.
+        let (subject_key, own_key) = match self.key_for(&grant, key) {
+            Ok(keys) => keys,
+            Err(KeyFault::Request(error)) => {
+                self.refuse_request(caller, &grant, &error, &context, now).await?;
+                return Err(error.into());
+            }
+            Err(KeyFault::Made(error)) => return Err(error.into()),
+        };
+
+        // 3. Prepare: profile and lint.
+        let authority = self.0.authorities.borrow().active().ok_or(IssueError::NoAuthority)?;
+        let renewal = *grant.renewal();
+        let identity = grant.identity().clone();
+        let rule = grant.rule().to_owned();
+        let mut event = self.event(caller, &grant, follows.as_ref(), &context, now);
+        let serial = Serial::random(&self.0.entropy);
+        let draft = Draft::leaf(grant, subject_key, authority.issuer(), serial, now)?;
+
+        // 4. Record: durable when this returns. A crash from here on leaves a record without a certificate, which
+        //    `certificate.signed` being absent makes visible; never the other way round.
+        // The feed names serials that this program gave out, so a form that cannot be read names nothing.
+        let previous = follows.and_then(|follows| Some((Serial::from_hex(&follows.serial).ok()?, follows.cause)));
+        let draft = match previous {
+            Some((previous, cause)) => draft.following(&previous, cause.as_str()),
+            None => draft,
+        };
+        event.certificate = Some(draft.facts().clone());
+        let recorded = self.0.ledger.record(draft, event).await?;
+
+        // 5. Sign, and spend the record.
+        let Issuance { signed, position } = match authority.key().sign(recorded, &self.0.clock).await {
+            Ok(issuance) => issuance,
+            Err((source, position)) => return Err(self.failed(&context, source, position)),
+        };
+
+        // 6. Publish: an authority that was tainted meanwhile publishes nothing.
+        if !self.0.authorities.borrow().may_publish(authority.issuer().key_id()) {
+            return Err(self.failed(&context, SignError::Withdrawn, position));
+        }
+        self.note_signed(&context, &signed, &position);
+        let renew_at = renew_at(now, signed.draft().not_after(), &renewal, self.0.entropy.unit());
+        let draft = signed.draft();
+        let (serial, version) = (draft.serial().hex(), draft.version().to_string());
+        info!(request_id = context.request_id, %identity, serial, rule, "issued");
+        Ok(Issued {
+            identity,
+            serial,
+            not_before: draft.not_before(),
+            not_after: draft.not_after(),
+            version,
+            chain: std::iter::once(signed.der().to_vec()).chain(draft.chain().iter().cloned()).collect(),
+            key: own_key,
+            renew_at,
+            rule,
+            position,
+        })
+    }
+
+    /// The policy in force.
+    #[must_use]
+    pub fn policy(&self) -> Arc<Policy> {
+        self.0.policy.load_full()
+    }
+
+    /// Changes whenever another policy comes into force.
+    #[must_use]
+    pub fn policy_version(&self) -> watch::Receiver<u64> {
+        self.0.policy_version.subscribe()
+    }
+
+    /// The authorities, now and as they change.
+    #[must_use]
+    pub fn authorities(&self) -> watch::Receiver<Arc<Authorities>> {
+        self.0.authorities.clone()
+    }
+
+    /// Writes the refusals that were only counted; called every [`super::refusals::FLUSH_EVERY`] and at the end.
+    pub async fn flush_refusals(&self) {
+        let runs = self.refusals().flush(self.0.clock.now());
+        for run in runs {
+            if let Err(error) = self.0.ledger.append(run).await {
+                warn!(%error, "a count of refusals could not be recorded");
+            }
+        }
+    }
+
+    /// Whether any rule grants this caller anything; a refusal is recorded.
+    ///
+    /// # Errors
+    /// [`IssueError::Refused`], or [`IssueError::Ledger`] when the refusal could not be recorded.
+    pub async fn admit(&self, caller: &Caller, context: &RequestContext) -> Result<(), IssueError> {
+        let policy = self.policy();
+        match policy.authorise(caller, &Wanted::Default) {
+            // A caller with rules that grant named identities only is welcome: it has to say which.
+            Ok(_) | Err(Refusal::OnlyByName { .. }) => Ok(()),
+            Err(refusal @ (Refusal::Nobody { .. } | Refusal::NoRule { .. } | Refusal::NotGranted { .. })) => {
+                Err(self.refuse(caller, &Wanted::Default, &policy, refusal, context, self.0.clock.now()).await)
+            }
+        }
+    }
+
+    /// Records that a proxy refused what was pushed to it. Counted like a refusal, so that a proxy which refuses again
+    /// and again cannot fill the disk.
+    ///
+    /// # Errors
+    /// When the ledger takes no records.
+    pub async fn nack(&self, caller: &Caller, nack: &Nacked, context: &RequestContext) -> Result<(), LedgerError> {
+        let now = self.0.clock.now();
+        let mut event = self.0.recorder.event(Action::CertificateNack, Outcome::Failure, now);
+        event.subject = nack.identity.as_ref().map(ToString::to_string);
+        event.reason = Some(nack.text.clone());
+        event.serial.clone_from(&nack.serial);
+        let kind = Kind { account: caller.account(), reason: format!("nack:{:?}", context.secret_name) };
+        self.record_refusal(kind, described(event, caller, context), now).await
+    }
+
+    /// Records that an edge turned a request away before policy was asked: a limit, an unknown name.
+    pub async fn turned_away(&self, caller: &Caller, reason: String, context: &RequestContext) {
+        let now = self.0.clock.now();
+        let mut event = self.0.recorder.event(Action::CertificateDeny, Outcome::Denied, now);
+        event.reason = Some(reason.clone());
+        let kind = Kind { account: caller.account(), reason };
+        if let Err(error) = self.record_refusal(kind, described(event, caller, context), now).await {
+            warn!(%error, "a refusal could not be recorded");
+        }
+    }
+
+    /// Records that the other end of a connection could not be attested; counted like every refusal.
+    pub async fn attest_refused(&self, socket: &str, why: &str) {
+        let now = self.0.clock.now();
+        let mut event = self.0.recorder.event(Action::AttestRefuse, Outcome::Denied, now);
+        event.reason = Some(why.to_owned());
+        event.source = Some(Source { socket: Some(socket.to_owned()), ..Source::default() });
+        let kind = Kind { account: format!("unix:{socket}"), reason: why.to_owned() };
+        if let Err(error) = self.record_refusal(kind, event, now).await {
+            warn!(%error, socket, "a refused attestation could not be recorded");
+        }
+    }
+
+    fn refusals(&self) -> std::sync::MutexGuard<'_, Refusals> {
+        self.0.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn key_for(&self, grant: &Grant, key: KeyRequest) -> Result<(SubjectKey, Option<LeafKey>), KeyFault> {
+        match key {
+            KeyRequest::Csr(csr) => {
+                csr.check_against(grant).map_err(KeyFault::Request)?;
+                Ok((csr.into_key(), None))
+            }
+            KeyRequest::ServerMade => {
+                let made = leaf::generate(grant.key_algorithm()).map_err(KeyFault::Made)?;
+                Ok((made.subject_key(), Some(made)))
+            }
+        }
+    }
+
+    /// The authorisation's record, before the certificate's own facts are known.
+    fn event(
+        &self,
+        caller: &Caller,
+        grant: &Grant,
+        follows: Option<&Follows>,
+        context: &RequestContext,
+        now: OffsetDateTime,
+    ) -> Event {
+        let action = if follows.is_some() { Action::CertificateRenew } else { Action::CertificateIssue };
+        let mut event = self.0.recorder.event(action, Outcome::Success, now);
+        event.subject = Some(grant.identity().to_string());
+        event.mesh = Some(grant.mesh());
+        event.policy = Some(PolicyFacts {
+            hash: grant.policy_hash().to_owned(),
+            nearest: Vec::new(),
+            rule: Some(grant.rule().to_owned()),
+        });
+        described(event, caller, context)
+    }
+
+    async fn refuse(
+        &self,
+        caller: &Caller,
+        wanted: &Wanted,
+        policy: &Policy,
+        refusal: Refusal,
+        context: &RequestContext,
+        now: OffsetDateTime,
+    ) -> IssueError {
+        let mut event = self.0.recorder.event(Action::CertificateDeny, Outcome::Denied, now);
+        event.subject = match wanted {
+            Wanted::Identity(identity) => Some(identity.to_string()),
+            Wanted::Default => None,
+        };
+        event.reason = Some(refusal.word().to_owned());
+        event.policy =
+            Some(PolicyFacts { hash: policy.hash_hex().to_owned(), nearest: refusal.nearest_lines(), rule: None });
+        let kind = Kind { account: caller.account(), reason: refusal.word().to_owned() };
+        match self.record_refusal(kind, described(event, caller, context), now).await {
+            Ok(()) => IssueError::Refused(refusal),
+            Err(error) => error.into(),
+        }
+    }
+
+    async fn refuse_request(
+        &self,
+        caller: &Caller,
+        grant: &Grant,
+        error: &CsrError,
+        context: &RequestContext,
+        now: OffsetDateTime,
+    ) -> Result<(), LedgerError> {
+        let mut event = self.0.recorder.event(Action::CertificateDeny, Outcome::Denied, now);
+        event.subject = Some(grant.identity().to_string());
+        event.reason = Some(format!("csr: {error}"));
+        let kind = Kind { account: caller.account(), reason: format!("csr:{}", grant.rule()) };
+        self.record_refusal(kind, described(event, caller, context), now).await
+    }
+
+    async fn record_refusal(&self, kind: Kind, event: Event, now: OffsetDateTime) -> Result<(), LedgerError> {
+        let verdict = self.refusals().admit(kind, event, now);
+        match verdict {
+            Verdict::Record(event) => self.0.ledger.append(*event).await.map(|_| ()),
+            Verdict::Counted => Ok(()),
+        }
+    }
+
+    fn note_signed(&self, context: &RequestContext, signed: &Signed, position: &Position) {
+        let mut event = self.0.recorder.event(Action::CertificateSigned, Outcome::Success, self.0.clock.now());
+        event.refers_to = Some(position.to_string());
+        event.subject = signed.draft().identity().map(ToString::to_string);
+        event.certificate = Some(signed.facts().clone());
+        event.request_id = Some(context.request_id.clone());
+        self.0.ledger.note(&event);
+    }
+
+    fn failed(&self, context: &RequestContext, source: SignError, position: Position) -> IssueError {
+        warn!(request_id = context.request_id, %position, error = %source, "recorded but not signed");
+        let mut event = self.0.recorder.event(Action::CertificateFail, Outcome::Failure, self.0.clock.now());
+        event.refers_to = Some(position.to_string());
+        event.reason = Some(source.to_string());
+        event.request_id = Some(context.request_id.clone());
+        self.0.ledger.note(&event);
+        IssueError::Sign { position, source }
+    }
+}
+
+/// Which side is at fault when there is no key.
+enum KeyFault {
+    Request(CsrError),
+    Made(KeyError),
+}
+
+/// Who asked, from where, for which secret.
+fn described(mut event: Event, caller: &Caller, context: &RequestContext) -> Event {
+    event.actor = Some(actor(caller));
+    event.source = Some(source(caller));
+    event.node.clone_from(&context.node);
+    event.secret_name.clone_from(&context.secret_name);
+    event.request_id = Some(context.request_id.clone());
+    event.trace_id.clone_from(&context.trace_id);
+    event
+}
+
+/// The caller as a record names it.
+#[must_use]
+pub fn actor(caller: &Caller) -> Actor {
+    Actor {
+        attested_by: caller.method().to_owned(),
+        evidence_sha256: Some(hex::encode(caller.evidence_digest())),
+        id: None,
+        name: None,
+    }
+}
+
+/// Where the caller is, as a record names it.
+#[must_use]
+pub fn source(caller: &Caller) -> Source {
+    match caller.evidence() {
+        Evidence::UnixPeer(peer) => Source {
+            address: None,
+            gid: Some(peer.gid),
+            pid: Some(peer.pid),
+            socket: Some(peer.socket.clone()),
+            uid: Some(peer.uid),
+        },
+    }
+}

@@ -1,0 +1,187 @@
+//! The authorities of one trust domain and the states they pass through.
+//!
+//! `Prepared → Active → Retiring → Gone`, or `Tainted` when a key is no longer ours alone. [`Authorities`] is a value:
+//! whoever signs or publishes looks at the newest one through a watch channel, only [`super::authority`] makes a new
+//! one, and only after the ledger holds the change. An issuing CA is active at all times once the
+//! first was made.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use time::OffsetDateTime;
+
+use crate::ca::sign::SigningKey;
+use crate::x509::chain::Issuer;
+
+pub use crate::policy::schedule::AuthorityState as State;
+pub use crate::x509::profile::Level;
+
+/// The n-th authority of its level: `issuing 3`. Numbers are never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Name {
+    /// Its level.
+    pub level: Level,
+    /// Counted from 1.
+    pub number: u32,
+}
+
+/// The word for a level in records and names.
+#[must_use]
+pub fn word(level: Level) -> &'static str {
+    match level {
+        Level::Root => "root",
+        Level::Issuing => "issuing",
+    }
+}
+
+impl Name {
+    /// The file that its sealed key is kept under.
+    #[must_use]
+    pub fn key_file(self) -> String {
+        format!("{}-{}", word(self.level), self.number)
+    }
+
+    /// The one after it.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self { number: self.number + 1, ..self }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", word(self.level), self.number)
+    }
+}
+
+/// A text that names no authority.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} names no authority: write \"root 1\" or \"issuing 3\"")]
+pub struct NoName(String);
+
+impl FromStr for Name {
+    type Err = NoName;
+
+    fn from_str(text: &str) -> Result<Self, NoName> {
+        let wrong = || NoName(text.to_owned());
+        let (level, number) = text.split_once(' ').ok_or_else(wrong)?;
+        let level = match level {
+            "root" => Level::Root,
+            "issuing" => Level::Issuing,
+            _ => return Err(wrong()),
+        };
+        let number = number.parse().ok().filter(|n| *n > 0).ok_or_else(wrong)?;
+        Ok(Self { level, number })
+    }
+}
+
+/// One authority: its certificate, its key and its state.
+#[derive(Debug, Clone)]
+pub struct Authority {
+    pub(super) name: Name,
+    pub(super) state: State,
+    pub(super) since: OffsetDateTime,
+    pub(super) issuer: Arc<Issuer>,
+    pub(super) key: SigningKey,
+}
+
+impl Authority {
+    /// Which one.
+    #[must_use]
+    pub fn name(&self) -> Name {
+        self.name
+    }
+
+    /// Its state.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Since when it is in this state.
+    #[must_use]
+    pub fn since(&self) -> OffsetDateTime {
+        self.since
+    }
+
+    /// Whether leaves are signed by it now.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.state == State::Active
+    }
+
+    /// Its certificate.
+    #[must_use]
+    pub fn issuer(&self) -> &Issuer {
+        &self.issuer
+    }
+
+    /// Its key, which signs only what is recorded.
+    #[must_use]
+    pub fn key(&self) -> &SigningKey {
+        &self.key
+    }
+}
+
+/// All authorities that are not gone, oldest first.
+#[derive(Debug, Clone, Default)]
+pub struct Authorities {
+    pub(super) all: Vec<Arc<Authority>>,
+}
+
+impl Authorities {
+    /// Those of one level, oldest first.
+    pub fn at(&self, level: Level) -> impl Iterator<Item = &Arc<Authority>> {
+        self.all.iter().filter(move |authority| authority.name.level == level)
+    }
+
+    /// The one that signs leaves now: of two active ones (between an activation and the retirement that follows it) the
+    /// newer.
+    #[must_use]
+    pub fn active(&self) -> Option<Arc<Authority>> {
+        self.at(Level::Issuing).filter(|a| a.is_active()).max_by_key(|a| a.name.number).cloned()
+    }
+
+    /// The root under which new issuing CAs are made.
+    #[must_use]
+    pub fn active_root(&self) -> Option<Arc<Authority>> {
+        self.at(Level::Root).find(|authority| authority.is_active()).cloned()
+    }
+
+    /// Whether a certificate by the authority `key_id` may still leave this program.
+    #[must_use]
+    pub fn may_publish(&self, key_id: &[u8]) -> bool {
+        self.at(Level::Issuing)
+            .any(|a| a.issuer.key_id() == key_id && matches!(a.state, State::Active | State::Retiring))
+    }
+
+    /// The roots that everyone should trust now, DER, in the order of their numbers.
+    #[must_use]
+    pub fn trusted_roots(&self) -> Vec<Vec<u8>> {
+        let trusted = |a: &&Arc<Authority>| matches!(a.state, State::Prepared | State::Active | State::Retiring);
+        self.at(Level::Root).filter(trusted).map(|a| a.issuer.der().to_vec()).collect()
+    }
+
+    /// The newest name of a level, or `None` before the first.
+    #[must_use]
+    pub fn newest(&self, level: Level) -> Option<Name> {
+        self.at(level).map(|authority| authority.name).max_by_key(|name| name.number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_read_back() {
+        let name = Name { level: Level::Issuing, number: 3 };
+        assert_eq!(name.to_string(), "issuing 3");
+        assert_eq!(name.to_string().parse(), Ok(name));
+        assert_eq!(name.next().key_file(), "issuing-4");
+        for wrong in ["", "issuing", "issuing 0", "issuing x", "leaf 1", "issuing  1"] {
+            assert!(wrong.parse::<Name>().is_err(), "{wrong}");
+        }
+    }
+}

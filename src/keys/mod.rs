@@ -1,0 +1,61 @@
+//! The port that holds private keys and signs, and its adapters.
+//!
+//! A [`Signer`] is one authority key that cannot be taken out: it tells its public half and signs what it is given. Only
+//! `ca::sign` calls it, with bytes that the ledger has recorded. [`memory`] keeps the key in this process, [`sealed`]
+//! keeps it in an encrypted file as well. [`leaf`] is something else: keys made for a proxy, which do leave, once, to
+//! their owner. No private key here is ever `Clone`, `Serialize` or printed.
+
+use std::fmt::Debug;
+
+use futures::future::BoxFuture;
+
+use crate::x509::SignatureAlgorithm;
+
+#[cfg(test)]
+pub(crate) mod conformance;
+pub mod leaf;
+pub mod memory;
+mod private;
+pub mod sealed;
+
+/// Why a key could not be made or did not sign.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// The library failed; there is no reason that a caller could mend.
+    #[error(
+        "the cryptographic library could not {what}: the process is out of memory or its random source is broken; restart it, and report this if it stays"
+    )]
+    Library {
+        /// What it was to do.
+        what: &'static str,
+    },
+    /// Stored bytes are no private key of the kind that their label says.
+    #[error("the stored bytes are no {algorithm} private key")]
+    NotAKey {
+        /// What they should have been.
+        algorithm: crate::x509::KeyAlgorithm,
+    },
+}
+
+/// One private key of an authority.
+///
+/// Contract, held by `keys::conformance` for every adapter:
+/// - The key, its algorithm and its public half never change during the life of the value.
+/// - [`Self::sign`] signs exactly the bytes given, in the form that X.509 wants (ECDSA as DER), and the result verifies
+///   under [`Self::spki_der`]. It may be called from many tasks at once and may be dropped at any time; a dropped call
+///   leaves nothing behind that matters.
+/// - Implementations do not retry; the caller has a deadline (`sign_deadline`) and a record to close.
+/// - `Debug` shows no private byte.
+pub trait Signer: Send + Sync + Debug {
+    /// How it signs.
+    fn algorithm(&self) -> SignatureAlgorithm;
+
+    /// Its SubjectPublicKeyInfo.
+    fn spki_der(&self) -> &[u8];
+
+    /// The signature over `message`, which for a certificate is the recorded TBS.
+    ///
+    /// # Errors
+    /// [`KeyError`]: no signature exists, as far as this adapter can know.
+    fn sign<'a>(&'a self, message: &'a [u8]) -> BoxFuture<'a, Result<Vec<u8>, KeyError>>;
+}

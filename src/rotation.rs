@@ -1,0 +1,51 @@
+//! Asks what is due for the authorities and has it done, for as long as the server runs.
+//!
+//! Leaves are renewed by their own streams; this is the roll-over of issuing CAs and the flush of counted refusals. A
+//! failed step is tried again after [`RETRY`] and never lost: what is due is computed afresh from the state each time.
+
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use crate::ca::authority::Keeper;
+use crate::ca::issue::Street;
+use crate::ca::refusals::FLUSH_EVERY;
+use crate::clock::Clock;
+
+/// How long after a failed step it is tried again.
+pub const RETRY: Duration = Duration::from_secs(60);
+
+/// Moves the authorities through their states until `stopping`.
+pub async fn authorities(mut keeper: Keeper, clock: Clock, stopping: CancellationToken) {
+    loop {
+        let next = match keeper.step().await {
+            Ok(next) => next,
+            Err(failure) => {
+                error!(error = %failure, "the authorities could not be moved on; trying again");
+                clock.now() + RETRY
+            }
+        };
+        if !sleep_until(&clock, next, &stopping).await {
+            return;
+        }
+        info!("looking at the authorities");
+    }
+}
+
+/// Writes counted refusals every [`FLUSH_EVERY`], and once more at the end.
+pub async fn refusals(street: Street, clock: Clock, stopping: CancellationToken) {
+    while sleep_until(&clock, clock.now() + FLUSH_EVERY, &stopping).await {
+        street.flush_refusals().await;
+    }
+    street.flush_refusals().await;
+}
+
+/// Whether there is reason to go on.
+async fn sleep_until(clock: &Clock, at: OffsetDateTime, stopping: &CancellationToken) -> bool {
+    tokio::select! {
+        () = clock.sleep_until(at) => true,
+        () = stopping.cancelled() => false,
+    }
+}
