@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::audit::ledger::frame::BLOCK;
+use crate::audit::ledger::frame::{BLOCK, decode};
 
 /// A ledger killed after records of which the last `awaited` may be lost with the tail: (its files, first kept size).
 async fn killed(bench: &mut Bench, records: usize) -> PathBuf {
@@ -28,7 +28,7 @@ fn forget_views(bench: &Bench) {
 fn ends(segment: &[u8]) -> Vec<usize> {
     let mut ends = Vec::new();
     let mut at = 0;
-    while let Ok(frame) = crate::audit::ledger::frame::decode(&segment[at..]) {
+    while let Ok(frame) = decode(&segment[at..]) {
         at += frame.length;
         ends.push(at);
     }
