@@ -160,4 +160,12 @@ async fn a_new_year_opens_a_log_that_names_the_end_of_the_old_one() {
     bench.kill(ledger).await;
     let report = audit(bench.path());
     assert_eq!(report.logs.iter().map(|log| log.name.as_str()).collect::<Vec<_>>(), ["ca-2026", "ca-2027"]);
+    assert!(report.absent.is_empty());
+    // The old year moved to an archive: the new one says what is absent.
+    std::fs::rename(bench.path().join("ca-2026"), bench.path().join("ARCHIVE")).unwrap();
+    assert_eq!(audit(bench.path()).absent, ["example.org/ledger/ca-2026"]);
+    let (ledger, _) = bench.open().await.unwrap();
+    ledger.close().await.unwrap();
+    bench.kill(ledger).await;
+    assert!(!bench.path().join("ca-2026").exists());
 }
