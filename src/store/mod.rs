@@ -198,7 +198,8 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// [`StoreError::Database`].
     fn reset(&self) -> Result<(), StoreError>;
 
-    /// The certificate whose serial is, or begins with, `serial` (hex, any case).
+    /// The certificate whose serial is, or begins with, `serial` (hex, any case), or has the beginning and the end that
+    /// tables show: `5e0c…91f2`.
     ///
     /// # Errors
     /// [`StoreError::Database`], [`StoreError::Row`].
@@ -227,6 +228,12 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// [`StoreError::Database`].
     fn live(&self, now: i64) -> Result<BTreeMap<String, LiveCount>, StoreError>;
+
+    /// The hash of what was configured last: `policy` or `configuration`, from the last `config.change` about it.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    fn configured(&self, what: &str) -> Result<Option<String>, StoreError>;
 
     /// How many certificates were ever recorded.
     ///

@@ -4,6 +4,7 @@
 //! the wire where a method only passes an answer on, so that nothing is spelled twice.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -11,8 +12,9 @@ use time::OffsetDateTime;
 use tonic::Status;
 
 use crate::audit::event::{Event, Sealed};
-use crate::caller::{Caller, UnixPeer};
+use crate::caller::Caller;
 use crate::identity::SpiffeId;
+use crate::policy::Policy;
 use crate::proto::chancery::admin::v1 as pb;
 
 /// A request for a certificate whose key stays with the operator.
@@ -50,6 +52,17 @@ pub struct AuthoritySchedule {
     pub held_by: u64,
 }
 
+/// The policy that decides now.
+#[derive(Debug, Clone)]
+pub struct PolicyInForce {
+    /// The rules.
+    pub policy: Arc<Policy>,
+    /// The file they were read from.
+    pub path: String,
+    /// Its text, as it was read.
+    pub text: Arc<str>,
+}
+
 /// What the server knows of itself; the service adds what ledger and index say.
 #[derive(Debug, Clone, Default)]
 pub struct ServerFacts {
@@ -65,10 +78,10 @@ pub struct ServerFacts {
     pub warnings: Vec<String>,
     /// Open SDS streams.
     pub streams: u64,
+    /// Live proxies that subscribe to the bundle.
+    pub proxies: u64,
     /// What is listened on.
     pub listeners: Vec<pb::Listener>,
-    /// The hash of the policy in force.
-    pub policy_hash: String,
 }
 
 /// The street, the feed and policy, as an operator may use them.
@@ -82,9 +95,7 @@ pub trait Backend: Send + Sync + 'static {
     /// The bundle as published.
     fn bundle(&self) -> pb::Bundle;
     /// The policy in force.
-    fn policy(&self) -> pb::Policy;
-    /// What policy would say to a process with these facts, if it connected now.
-    fn explain(&self, facts: UnixPeer) -> pb::Explanation;
+    fn policy(&self) -> PolicyInForce;
     /// The server's own state.
     fn facts(&self) -> ServerFacts;
 }
