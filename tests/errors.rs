@@ -111,9 +111,7 @@ fn every_mistake_of_a_policy_is_told_at_once() {
     let said = up(&data, &[]).expect(2).expect_words(&["policy.toml", "line 3", "line 12", "line 13"]);
     assert!(said.err.contains("match"), "a rule that can match nobody says so: {said:?}");
     let path = data.join("policy.toml");
-    run(["policy", "check", path.to_str().unwrap()])
-        .expect(2)
-        .expect_words(&["line 3", "line 12", "line 13"]);
+    run(["policy", "check", path.to_str().unwrap()]).expect(2).expect_words(&["line 3", "line 12", "line 13"]);
 }
 
 #[test]
