@@ -12,6 +12,7 @@ pub mod ca;
 pub mod caller;
 pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod entropy;
 pub mod feed;
 pub mod identity;

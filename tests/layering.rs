@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::harness::source;
 
 /// Each module and its layer; the longest matching path wins.
-const LAYERS: [(&str, u8); 31] = [
+const LAYERS: [(&str, u8); 32] = [
     // 0 ground: the only places that read time, take random bytes, hold secrets, spawn tasks
     ("clock", 0),
     ("entropy", 0),
@@ -17,6 +17,8 @@ const LAYERS: [(&str, u8); 31] = [
     ("identity", 1),
     ("caller", 1),
     ("merkle", 1),
+    ("proto", 1),
+    ("toml_reader", 1),
     ("audit::event", 1),
     ("proto", 1),
     // 2 rules: no IO, no async, no clock
@@ -201,7 +203,7 @@ fn the_rules_do_no_io_and_ask_no_time() {
         ["std::fs", "std::net", "tokio::", "async fn", "SystemTime", "Instant::now", "crate::clock::SystemClock"];
     let mut wrong = Vec::new();
     for path in source::rust_files("src") {
-        if layer(&module(&path).join("::")) != Some(2) {
+        if layer(&module(&path).join("::")) != Some(2) || path.ends_with("tests.rs") {
             continue;
         }
         let code = source::without_tests(&source::code(&source::read(&path)));

@@ -7,6 +7,7 @@ use crate::caller::testing::{unix, unix_on};
 use crate::caller::{Caller, Evidence, UnixPeer};
 use crate::identity::{Mesh, SpiffeId, TrustDomain};
 use crate::toml_reader::Mistakes;
+use crate::toml_reader::testing::golden;
 use crate::x509::KeyAlgorithm;
 use crate::x509::profile::Profiles;
 
@@ -34,15 +35,6 @@ fn rule(name: &str, condition: &str, rest: &str) -> String {
 
 fn id(text: &str) -> SpiffeId {
     SpiffeId::parse(text).unwrap()
-}
-
-/// Compares with a golden file, or rewrites it when `UPDATE_GOLDEN` is set.
-fn golden(name: &str, actual: &str) {
-    let path = format!("{}/src/policy/golden/{name}", env!("CARGO_MANIFEST_DIR"));
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(&path, format!("{actual}\n")).unwrap();
-    }
-    assert_eq!(format!("{actual}\n"), std::fs::read_to_string(&path).unwrap_or_default(), "{path}");
 }
 
 /// The identity or the refusal that `caller` gets from `text`.
@@ -199,18 +191,18 @@ fn explanations_are_the_answers_of_authorise() {
         explain(&root, &Wanted::Identity(id("spiffe://example.org/user/7"))),
         explain(&unix(OVERFLOW_ID, 1, &[]), &Wanted::Default),
     ];
-    golden("explain.txt", &screens.join("\n\n"));
+    golden("src/policy/golden/explain.txt", &format!("{}\n", screens.join("\n\n")));
 }
 
 #[test]
 fn every_mistake_is_told_at_once() {
     let text = include_str!("golden/mistakes.toml");
-    golden("mistakes.txt", &parse(text).unwrap_err().to_string());
+    golden("src/policy/golden/mistakes.txt", &format!("{}\n", parse(text).unwrap_err()));
 }
 
 #[test]
 fn a_policy_without_rules_is_a_mistake() {
-    let expected = "1 mistake in policy.toml\n  file  rule  there is no rule, so nobody would get a certificate: write \
+    let expected = "1 mistake in policy.toml\n  rule  there is no rule, so nobody would get a certificate: write \
                     one under [[rule]] (examples: docs/policy.md)";
     assert_eq!(parse("# nothing yet\n").unwrap_err().to_string(), expected);
     assert!(parse(&" ".repeat(LARGEST_POLICY + 1)).unwrap_err().to_string().contains("1048577 bytes"));

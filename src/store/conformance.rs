@@ -4,7 +4,7 @@ use super::embedded::{Embedded, Opened};
 use super::row::version;
 use super::{Activity, CertificateQuery, Entry, Found, Store, StoreError};
 use crate::audit::event::{
-    Action, AuthorityFacts, CertificateFacts, Coalesced, Event, Outcome, PolicyFacts, Recorder, Source,
+    Action, AuthorityFacts, CertificateFacts, Change, Coalesced, Event, Outcome, PolicyFacts, Recorder, Source,
 };
 use crate::clock::rfc3339_seconds;
 use crate::entropy::Entropy;
@@ -65,7 +65,15 @@ fn history() -> Vec<Event> {
         plain(&recorder, Action::CertificateDeny, |e| {
             e.coalesced = Some(Coalesced { count: 40, first: e.time.clone(), last: e.time.clone() });
         }),
+        configured(&recorder, "aa"),
+        configured(&recorder, "bb"),
     ]
+}
+
+fn configured(recorder: &Recorder, after: &str) -> Event {
+    plain(recorder, Action::ConfigChange, |e| {
+        e.change = Some(Change { what: "policy".into(), after: Some(after.into()), ..Change::default() });
+    })
 }
 
 fn entries(events: &[Event]) -> Vec<Entry<'_>> {
@@ -133,7 +141,9 @@ fn answers(store: &dyn Store) {
     assert_eq!(store.activity(Activity::Refused, minute - 59..minute + 1).unwrap(), 41);
     assert_eq!(store.activity(Activity::Issued, minute + 1..minute + 60).unwrap(), 0);
     assert_eq!(store.total().unwrap(), 3);
-    assert_eq!(store.cursor().unwrap()[LOG].next, 10);
+    assert_eq!(store.cursor().unwrap()[LOG].next, 12);
+    assert_eq!(store.configured("policy").unwrap().as_deref(), Some("bb"));
+    assert_eq!(store.configured("configuration").unwrap(), None);
 }
 
 fn lists(store: &dyn Store) {

@@ -47,6 +47,8 @@ const BY_RECORD: TableDefinition<'_, (&str, u64), &str> = TableDefinition::new("
 const AUTHORITIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("authorities");
 /// Issuer and minute of expiry: how many, so that counting the living needs no walk over them.
 const EXPIRING: TableDefinition<'_, (&str, i64), u64> = TableDefinition::new("expiring");
+/// What was configured last, by what it is: the hash after the last `config.change`.
+const CONFIGURED: TableDefinition<'_, &str, &str> = TableDefinition::new("configured");
 const ACTIVITY: TableDefinition<'_, (i64, &str), u64> = TableDefinition::new("activity");
 
 /// How a store was found.
@@ -239,6 +241,7 @@ impl Store for Embedded {
         write.delete_table(AUTHORITIES).map_err(db)?;
         write.delete_table(EXPIRING).map_err(db)?;
         write.delete_table(ACTIVITY).map_err(db)?;
+        write.delete_table(CONFIGURED).map_err(db)?;
         open_all(&write)?;
         write.commit().map_err(db)
     }
@@ -307,6 +310,10 @@ impl Store for Embedded {
         Ok(live)
     }
 
+    fn configured(&self, what: &str) -> Result<Option<String>, StoreError> {
+        Ok(self.read(CONFIGURED)?.get(what).map_err(db)?.map(|hash| hash.value().to_owned()))
+    }
+
     fn total(&self) -> Result<u64, StoreError> {
         self.read(CERTIFICATES)?.len().map_err(db)
     }
@@ -336,6 +343,7 @@ struct Writer<'t> {
     authorities: Table<'t, &'static str, &'static [u8]>,
     expiring: Table<'t, (&'static str, i64), u64>,
     activity: Table<'t, (i64, &'static str), u64>,
+    configured: Table<'t, &'static str, &'static str>,
 }
 
 impl<'t> Writer<'t> {
@@ -351,6 +359,7 @@ impl<'t> Writer<'t> {
             authorities: write.open_table(AUTHORITIES).map_err(db)?,
             expiring: write.open_table(EXPIRING).map_err(db)?,
             activity: write.open_table(ACTIVITY).map_err(db)?,
+            configured: write.open_table(CONFIGURED).map_err(db)?,
         })
     }
 
@@ -389,6 +398,10 @@ impl<'t> Writer<'t> {
             None => Ok(()),
             Some(Effect::Certificate(row)) => self.certificate(&row),
             Some(Effect::Authority(row)) => self.authority(*row),
+            Some(Effect::Configured { what, after }) => {
+                self.configured.insert(what.as_str(), after.as_str()).map_err(db)?;
+                Ok(())
+            }
             Some(Effect::Signed { log, index, der_sha256 }) => {
                 self.amend(&log, index, |row| row.der_sha256 = der_sha256)
             }

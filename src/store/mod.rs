@@ -229,6 +229,12 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// [`StoreError::Database`].
     fn live(&self, now: i64) -> Result<BTreeMap<String, LiveCount>, StoreError>;
 
+    /// The hash of what was configured last: `policy` or `configuration`, from the last `config.change` about it.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    fn configured(&self, what: &str) -> Result<Option<String>, StoreError>;
+
     /// How many certificates were ever recorded.
     ///
     /// # Errors

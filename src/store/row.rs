@@ -97,6 +97,8 @@ pub(super) enum Effect {
     SignatureFailed { log: String, index: u64 },
     /// An authority is new or changed.
     Authority(Box<AuthorityRow>),
+    /// Something was configured: the hash of what is in force now.
+    Configured { what: String, after: String },
 }
 
 /// What `entry` changes; nothing for most actions, and for a record that lacks what its action needs.
@@ -117,6 +119,10 @@ pub(super) fn effect(entry: &Entry<'_>) -> Option<Effect> {
         Action::CaPrepare | Action::CaActivate | Action::CaTaint | Action::CaRetire => {
             authority(entry).map(Box::new).map(Effect::Authority)
         }
+        Action::ConfigChange => {
+            let change = event.change.as_ref()?;
+            Some(Effect::Configured { what: change.what.clone(), after: change.after.clone()? })
+        }
         // A log that follows a pruned one opens with the authorities that live on.
         Action::LedgerSnapshot => authority(entry).map(Box::new).map(Effect::Authority),
         Action::CertificateRevoke
@@ -127,7 +133,6 @@ pub(super) fn effect(entry: &Entry<'_>) -> Option<Effect> {
         | Action::AttestAccept
         | Action::AttestRefuse
         | Action::CrlPublish
-        | Action::ConfigChange
         | Action::OperatorRead
         | Action::OperatorAct
         | Action::LedgerStart

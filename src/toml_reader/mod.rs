@@ -68,12 +68,18 @@ impl fmt::Display for Mistakes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plural = if self.list.len() == 1 { "" } else { "s" };
         write!(f, "{} mistake{plural} in {}", self.list.len(), self.file)?;
-        let where_to = |m: &Mistake| if m.line == 0 { "file".to_owned() } else { format!("line {}", m.line) };
+        let has_lines = self.list.iter().any(|m| m.line > 0);
+        let where_to = |m: &Mistake| match m.line {
+            0 if has_lines => "file".to_owned(),
+            0 => String::new(),
+            line => format!("line {line}"),
+        };
         let widest = |column: &dyn Fn(&Mistake) -> usize| self.list.iter().map(column).max().unwrap_or_default();
         let (first, second) = (widest(&|m| where_to(m).len()), widest(&|m| m.place.chars().count()));
         for mistake in &self.list {
             let (line, place, remedy) = (where_to(mistake), &mistake.place, &mistake.remedy);
-            write!(f, "\n  {line:first$}  {place:second$}  {remedy}")?;
+            let gap = if has_lines { "  " } else { "" };
+            write!(f, "\n  {line:first$}{gap}{place:second$}  {remedy}")?;
         }
         Ok(())
     }
@@ -253,6 +259,20 @@ pub fn did_you_mean<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) ->
         .filter(|(likeness, _)| *likeness >= LIKENESS)
         .max_by(|(a, _), (b, _)| a.total_cmp(b))
         .map(|(_, candidate)| candidate)
+}
+
+/// Golden files: the screens that users see, held word for word.
+#[cfg(test)]
+pub(crate) mod testing {
+    /// Compares with a file of the repository, or rewrites it when `UPDATE_GOLDEN` is set.
+    pub(crate) fn golden(path: &str, actual: &str) {
+        let path = format!("{}/{path}", env!("CARGO_MANIFEST_DIR"));
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(&path, actual).unwrap();
+        }
+        let stale = "stale: run the tests once with UPDATE_GOLDEN=1";
+        assert_eq!(actual, std::fs::read_to_string(&path).unwrap_or_default(), "{path} is {stale}");
+    }
 }
 
 #[cfg(test)]

@@ -121,11 +121,21 @@ impl<'d, 't> Table<'d, 't> {
     /// A text that must be there; `example` is a line that would do.
     #[must_use]
     pub fn required_text(&self, key: &'static str, example: &str) -> Option<&'d str> {
-        let text = self.text(key);
+        self.required(key, example, Ok::<_, Problem>)
+    }
+
+    /// A text that must be there and that `read` turns into a value; `example` is a line that would do.
+    pub fn required<T, E: Display>(
+        &self,
+        key: &'static str,
+        example: &str,
+        read: impl FnOnce(&'d str) -> Result<T, E>,
+    ) -> Option<T> {
+        let value = self.parsed(key, read);
         if !self.has(key) {
-            self.missing(key, example);
+            self.document.note(self.line, self.name_of(key), &Problem::Missing { example: example.to_owned() });
         }
-        text
+        value
     }
 
     /// A text that `read` turns into a value.
@@ -169,6 +179,17 @@ impl<'d, 't> Table<'d, 't> {
             self.note(key, &Problem::OutOfRange { least, most });
         }
         within
+    }
+
+    /// `true` or `false`.
+    #[must_use]
+    pub fn flag(&self, key: &'static str) -> Option<bool> {
+        let entry = self.entry(key)?;
+        let flag = entry.value.get_ref().as_bool();
+        if flag.is_none() {
+            self.wrong_type(key, entry, "true or false without quotes");
+        }
+        flag
     }
 
     /// A number within `bounds`.
@@ -308,12 +329,8 @@ impl<'d, 't> Table<'d, 't> {
         self.note_entry(key, entry, &Problem::WrongType { wanted, found: entry.kind() });
     }
 
-    fn missing(&self, key: &str, example: &str) {
-        self.document.note(self.line, self.name_of(key), &Problem::Missing { example: example.to_owned() });
-    }
-
     /// Notes every key that was not asked for.
-    pub fn done(self) {
+    pub fn done(&self) {
         let known = self.known.borrow();
         for (key, value) in self.values.into_iter().flatten() {
             let word: &str = key.get_ref();

@@ -1,6 +1,6 @@
 //! The last net: what must hold of a certificate's bytes before anything is recorded or signed.
 //!
-//! [`check`] reads the to-be-signed bytes again, strictly and independently of the encoder, and compares every field with
+//! `check` reads the to-be-signed bytes again, strictly and independently of the encoder, and compares every field with
 //! what the grant, the issuer and the rules of X.509-SVID and RFC 5280 say it must be; an extension that nobody expects
 //! is an error too. Envoy accepts two URI names and a client with a serverAuth-only certificate, so nobody else would
 //! notice. Any [`LintError`] is a fault of this program. Called by [`super::draft`] for every certificate.

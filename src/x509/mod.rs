@@ -6,6 +6,7 @@
 //! here does IO, asks the time, takes random bytes or holds a private key. Callers are policy, `ca`, `feed`, `api`.
 
 pub mod algorithm;
+pub mod bundle;
 pub mod chain;
 pub mod csr;
 pub mod der;
@@ -15,6 +16,7 @@ pub mod lint;
 pub mod pem;
 pub mod profile;
 pub mod serial;
+pub mod text;
 
 pub use algorithm::{KeyAlgorithm, SignatureAlgorithm};
 pub use key::SubjectKey;

@@ -1,4 +1,4 @@
-//! Policy files for tests.
+//! Policy files for tests: one rule is one identity for whoever connects to one socket.
 
 use std::fmt::Write;
 

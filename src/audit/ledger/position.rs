@@ -1,4 +1,4 @@
-//! Where a record is, as a value.
+//! Where a record is: the origin of its log and its index; parsed from and shown as `<origin>#<index>`.
 
 use std::sync::Arc;
 

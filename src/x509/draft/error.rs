@@ -1,4 +1,4 @@
-//! Why a certificate was not drafted.
+//! Why a certificate was not drafted or its signature not wrapped: whose fault it is, and what to do.
 
 use crate::x509::algorithm::{KeyAlgorithm, SignatureAlgorithm};
 use crate::x509::lint::LintError;

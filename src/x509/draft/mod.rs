@@ -1,10 +1,10 @@
 //! The draft: a certificate's exact to-be-signed bytes, linted, on their way to the ledger and then to the signer.
 //!
 //! A [`Draft`] of a leaf exists only for a [`Grant`] that policy made, and any draft exists only after every lint passed.
-//! The bytes that [`Draft::tbs`] shows are those that the ledger hashes, the key signs and [`Draft::finish`] wraps: nothing
+//! The bytes that [`Draft::tbs`] shows are those that the ledger hashes, the key signs and `finish` wraps: nothing
 //! encodes them a second time. It is not `Clone`; the ledger takes it by value and gives it back as part of its proof.
 //!
-//! rcgen writes the TBS but signs while it builds, so it gets a key that only keeps the bytes ([`KeepTbs`]). rcgen also
+//! rcgen writes the TBS but signs while it builds, so it gets a key that only keeps the bytes (`encode`). rcgen also
 //! keeps one value per attribute of a name, so the issuer's name is spliced in raw, always; the lint compares it with the
 //! CA's subject. Rejected: building twice with a replaying signer, which would encode and lint a second time.
 

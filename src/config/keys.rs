@@ -1,0 +1,307 @@
+//! The one table of configuration keys: docs/configuration.md and the default file are written from it, and a test holds
+//! it against the keys that are really read.
+
+/// Whether a key must be written, and what holds when it is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// Must be written; an example.
+    Required(&'static str),
+    /// May be left out; the default, as it would be written.
+    Default(&'static str),
+    /// May be left out, and then the default is made of other keys; that, in words, and an example.
+    Derived(&'static str, &'static str),
+    /// May be left out, and then there is no such thing; an example.
+    Off(&'static str),
+}
+
+/// One key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key {
+    /// The table it is in, without brackets; empty for the top level.
+    pub table: &'static str,
+    /// Its name in that table.
+    pub name: &'static str,
+    /// What kind of value it takes, in words.
+    pub kind: &'static str,
+    /// Whether it must be written.
+    pub presence: Presence,
+    /// What it does.
+    pub text: &'static str,
+    /// What happens when it is wrong, lost or known to others.
+    pub when_wrong: &'static str,
+}
+
+impl Key {
+    /// The key with its table: `http.listen`.
+    #[must_use]
+    pub fn path(&self) -> String {
+        if self.table.is_empty() { self.name.to_owned() } else { format!("{}.{}", self.table, self.name) }
+    }
+
+    /// The value that is shown in the default file.
+    #[must_use]
+    pub fn value(&self) -> &'static str {
+        match self.presence {
+            Required(value) | Default(value) | Derived(_, value) | Off(value) => value,
+        }
+    }
+}
+
+/// Makes one entry of the table.
+const fn key(
+    table: &'static str,
+    name: &'static str,
+    kind: &'static str,
+    presence: Presence,
+    text: &'static str,
+    when_wrong: &'static str,
+) -> Key {
+    Key { table, name, kind, presence, text, when_wrong }
+}
+
+use Presence::{Default, Derived, Off, Required};
+
+/// A table that is a list: `[[sds.listen]]`.
+pub(super) const LISTS: [&str; 1] = ["sds.listen"];
+
+/// What a table is for, in the order of the file.
+pub(super) const TABLES: [(&str, &str); 10] = [
+    ("", "The server as a whole."),
+    ("sds.listen", "The Unix sockets on which proxies get certificates; at least one."),
+    ("sds.names", "What clients call the secrets. A SPIFFE ID and the trust domain's name are understood besides."),
+    ("http", "Bundle, ledger checkpoints and hash tiles, health, metrics. All of it is public; none of it is secret."),
+    ("admin", "The socket for `chancery cert`, `ca`, `policy`, `audit`, `status`."),
+    ("ca.root", "The root authority, where one has to be made. Existing authorities keep what they are."),
+    ("ca.issuing", "The issuing authority under it. It rolls over by itself, unseen by proxies."),
+    ("ledger", "The audit ledger. Nothing is issued that is not in it."),
+    ("limits", "Every queue, wait and message has a bound; these are the ones that an installation may need to move."),
+    ("log", "The log for operators. What auditors read is the ledger; this is not it."),
+];
+
+/// Every key, in the order of the file.
+pub const KEYS: &[Key] = &[
+    key(
+        "",
+        "trust_domain",
+        "a name",
+        Required("\"example.org\""),
+        "The trust domain whose identities this server issues: the first part of every SPIFFE ID, and of the ledger's name.",
+        "It is fixed by the first start: a data directory of another trust domain is refused, and nothing is changed.",
+    ),
+    key(
+        "",
+        "data_dir",
+        "a directory",
+        Required("\"/var/lib/chancery\""),
+        "Holds the sealed keys, the ledger, the index and the sockets that have no path of their own. Only the server's user may be able to enter it. A relative path is meant from this file's directory, here and everywhere.",
+        "Lost: the authority and its history are gone, every proxy needs a new root. Read by others: the sealing key lies beside the sealed keys, so they can issue certificates; start a new root.",
+    ),
+    key(
+        "",
+        "policy",
+        "a file",
+        Derived("`policy.toml` in `data_dir`", "\"/etc/chancery/policy.toml\""),
+        "Who may have which certificate (docs/policy.md).",
+        "A file with mistakes, or one that others than its owner can write, is refused: the server does not start, a running one keeps the policy it has.",
+    ),
+    key(
+        "sds.listen",
+        "name",
+        "a name",
+        Required("\"sds\""),
+        "What rules call this socket (`match = { socket = \"sds\" }`). Letters, digits, dots, dashes, underscores; `admin` is taken.",
+        "A rule that names a socket which is not open is a mistake in the policy.",
+    ),
+    key(
+        "sds.listen",
+        "path",
+        "a path of at most 107 bytes",
+        Required("\"/run/chancery/sds.sock\""),
+        "Where the socket is. Its directory must exist and belong to the server.",
+        "A socket that another server has open is refused; one that is left over from a crash is replaced.",
+    ),
+    key(
+        "sds.listen",
+        "mode",
+        "permission bits, octal",
+        Default("\"0660\""),
+        "Who may connect. The policy decides who gets something; \"0666\" lets everybody ask.",
+        "Too narrow: proxies of other users cannot connect. Too wide: strangers can connect, are refused, and fill the ledger with counted refusals.",
+    ),
+    key(
+        "sds.names",
+        "default",
+        "a name",
+        Default("\"default\""),
+        "The caller's own certificate: what the first matching rule grants.",
+        "Envoy waits for ever for a secret that nobody serves: its `initial_fetch_timeout` decides how long.",
+    ),
+    key(
+        "sds.names",
+        "bundle",
+        "a name",
+        Default("\"ROOTCA\""),
+        "The roots of this trust domain, as Istio and SPIRE users expect it.",
+        "As for `default`.",
+    ),
+    key(
+        "sds.names",
+        "all_bundles",
+        "a name",
+        Default("\"ALL\""),
+        "Envoy's SPIFFE validator with every bundle that the server knows.",
+        "As for `default`.",
+    ),
+    key(
+        "http",
+        "listen",
+        "an address and port",
+        Off("\"127.0.0.1:8080\""),
+        "Where HTTP is served; port 0 takes a free one, which `addresses.json` in `data_dir` names. Off when left out.",
+        "A port in use is told at the start and nothing is started.",
+    ),
+    key(
+        "http",
+        "beyond_loopback",
+        "true or false",
+        Default("false"),
+        "Allows an address that other machines reach.",
+        "Nothing secret is served, but there is no TLS here: whoever is on the way can hand out another bundle, and so another root. Put a TLS proxy in front instead.",
+    ),
+    key(
+        "admin",
+        "path",
+        "a path of at most 107 bytes",
+        Derived("`admin.sock` in `data_dir`", "\"/run/chancery/admin.sock\""),
+        "The admin socket. It answers the server's own user and root, by what the kernel says about them; others are refused.",
+        "Whoever runs as the server's user can act as operator, as it could by reading `data_dir`; each act is in the ledger.",
+    ),
+    key(
+        "ca.root",
+        "key",
+        "p256, p384, ed25519, rsa2048, rsa3072, rsa4096, mldsa44, mldsa65 or mldsa87",
+        Default("\"p256\""),
+        "The algorithm of a new root's key.",
+        "A root that a client cannot verify fails every handshake of that client: ML-DSA and Ed25519 need clients that know them.",
+    ),
+    key(
+        "ca.root",
+        "lifetime",
+        "a span of time",
+        Default("\"3650d\""),
+        "How long a new root lives.",
+        "Too short: roots must be replaced in every client sooner. Too long: a stolen key is worth more.",
+    ),
+    key(
+        "ca.issuing",
+        "key",
+        "as `ca.root.key`",
+        Default("\"p256\""),
+        "The algorithm of a new issuing authority's key.",
+        "As for `ca.root.key`; it holds from the next roll-over.",
+    ),
+    key(
+        "ca.issuing",
+        "lifetime",
+        "a span of time",
+        Default("\"90d\""),
+        "How long a new issuing authority lives. Its successor is prepared at half of it and takes over soon after, in any case while it outlives every certificate under it.",
+        "Must be at least twice the longest lifetime in the policy and at most half of the root's; otherwise nothing is started.",
+    ),
+    key(
+        "ledger",
+        "reserve_mib",
+        "a whole number of MiB",
+        Default("64"),
+        "Kept aside on disk so that a full disk still takes revocations and operators' acts. Issuing stops before it is touched.",
+        "Too small: with a full disk even a revocation may wait until somebody makes room.",
+    ),
+    key(
+        "limits",
+        "max_certificates_per_caller",
+        "a whole number",
+        Default("4096"),
+        "Live certificates of one account (socket and user), all its processes together.",
+        "Too small: further proxies of that account are refused, with a record. Too large: one user can take the server's memory.",
+    ),
+    key(
+        "limits",
+        "max_issues_at_once",
+        "a whole number",
+        Default("256"),
+        "Certificates being issued at the same moment; further ones wait their turn.",
+        "Too small: a restart with thousands of proxies takes longer. Too large: it takes more memory.",
+    ),
+    key(
+        "limits",
+        "max_connections",
+        "a whole number",
+        Default("10000"),
+        "Connections on one SDS socket.",
+        "Further connections are closed at once; proxies try again.",
+    ),
+    key(
+        "limits",
+        "max_streams_per_connection",
+        "a whole number",
+        Default("1000"),
+        "Streams on one connection. Envoy opens one for each secret.",
+        "Further streams wait in the proxy.",
+    ),
+    key(
+        "limits",
+        "max_message_bytes",
+        "a whole number of bytes, 65536 or more",
+        Default("1048576"),
+        "The largest message from a client. Envoy's first message holds its whole node and extension list, 61 KB here.",
+        "Too small: proxies are refused with a message that names this key.",
+    ),
+    key(
+        "limits",
+        "renewal_retry_first",
+        "a span of time",
+        Default("\"2s\""),
+        "The wait after a failed renewal; it doubles each time, with jitter.",
+        "Too short: a broken ledger or disk is asked more often. The proxy keeps its certificate meanwhile.",
+    ),
+    key(
+        "limits",
+        "renewal_retry_longest",
+        "a span of time",
+        Default("\"60s\""),
+        "What that wait grows to.",
+        "Too long: after a repair, renewals go on later. Keep it well below the shortest lifetime.",
+    ),
+    key(
+        "limits",
+        "overdue_spread",
+        "a span of time",
+        Default("\"10s\""),
+        "Renewals that fell due while the server was away are spread over this time.",
+        "Too short: a burst after a restart. Too long: certificates near their end wait.",
+    ),
+    key(
+        "limits",
+        "drain",
+        "a span of time",
+        Default("\"10s\""),
+        "How long a stopping server waits for what is under way before it closes the streams and the ledger.",
+        "Nothing is lost when it is too short: what was recorded and not delivered is a record without `certificate.signed`.",
+    ),
+    key(
+        "log",
+        "format",
+        "text or json",
+        Default("\"text\""),
+        "One line for people, or one JSON object a line.",
+        "No secret is in either.",
+    ),
+    key(
+        "log",
+        "level",
+        "error, warn, info, debug or trace",
+        Default("\"info\""),
+        "The least severity that is logged.",
+        "`debug` and `trace` name identities and sockets at every step; they are large, not secret.",
+    ),
+];

@@ -1,0 +1,432 @@
+//! The server's settings: read from `chancery.toml` or built for `up`, checked whole before anything starts.
+//!
+//! A [`Settings`] is right in itself: names are unique, paths fit a socket address, lifetimes fit each other. `read`
+//! turns text into it or into all its mistakes at once; [`files`] does the reading of files and looks at who may write
+//! them; [`reference`] writes docs/configuration.md and the default file from the one table of keys in `keys`. Each part
+//! of the program is handed its own small struct, never the whole. Called by `cli` and `app`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub mod files;
+mod keys;
+mod read;
+pub mod reference;
+
+use crate::feed::{FeedLimits, SdsNames};
+use crate::identity::TrustDomain;
+use crate::policy::ADMIN_SOCKET;
+use crate::toml_reader::{Mistake, Mistakes};
+use crate::x509::KeyAlgorithm;
+
+pub use keys::{KEYS, Key, Presence};
+
+/// The longest path of a Unix socket in bytes: `sun_path` has 108 with the closing zero; unix(7).
+pub const LONGEST_SOCKET_PATH: usize = 107;
+
+/// The longest name of a socket in bytes.
+pub const LONGEST_SOCKET_NAME: usize = 64;
+
+/// The most SDS sockets of a server.
+pub const MOST_SOCKETS: usize = 256;
+
+/// The name of the SDS socket that `up` opens without being asked.
+pub const FIRST_SOCKET: &str = "sds";
+
+/// Everything a server is told.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// Whose identities it issues.
+    pub trust_domain: TrustDomain,
+    /// Where all of its state is.
+    pub data_dir: PathBuf,
+    /// The policy file.
+    pub policy: PathBuf,
+    /// SDS.
+    pub sds: SdsSettings,
+    /// HTTP; `None` when it is off.
+    pub http: Option<HttpSettings>,
+    /// The admin socket.
+    pub admin: SocketPath,
+    /// The authorities.
+    pub ca: CaSettings,
+    /// The ledger.
+    pub ledger: LedgerSettings,
+    /// Bounds.
+    pub limits: Limits,
+    /// The log for operators.
+    pub log: LogSettings,
+}
+
+/// SDS sockets and names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SdsSettings {
+    /// The sockets; at least one.
+    pub listen: Vec<SdsSocket>,
+    /// What clients call the secrets.
+    pub names: SdsNames,
+}
+
+/// One SDS socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SdsSocket {
+    /// Its name: a fact for rules. Letters, digits, dots, dashes and underscores, so that it fits a SPIFFE ID.
+    pub name: String,
+    /// Where it is.
+    pub path: SocketPath,
+    /// Its permission bits.
+    pub mode: u32,
+}
+
+/// A path that fits a Unix socket's address.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct SocketPath(PathBuf);
+
+/// HTTP: bundle, checkpoints, hash tiles, health and metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HttpSettings {
+    /// Where; port 0 takes a free one.
+    pub listen: SocketAddr,
+}
+
+/// The authorities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CaSettings {
+    /// The root.
+    pub root: AuthoritySettings,
+    /// The issuing CA.
+    pub issuing: AuthoritySettings,
+}
+
+/// How an authority is made; existing ones keep what they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AuthoritySettings {
+    /// Its key's algorithm.
+    pub key: KeyAlgorithm,
+    /// How long it lives.
+    pub lifetime: Duration,
+}
+
+/// The ledger's sizes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LedgerSettings {
+    /// Bytes that a full disk leaves for revocations and operators' acts.
+    pub reserve_bytes: u64,
+}
+
+/// Bounds, each with its key in `[limits]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Those of the feed.
+    pub feed: FeedLimits,
+    /// Connections on one SDS socket.
+    pub max_connections: usize,
+    /// Streams on one connection.
+    pub max_streams_per_connection: u32,
+    /// The largest message from a client, in bytes.
+    pub max_message_bytes: usize,
+    /// How long a stopping server waits for what is under way.
+    pub drain: Duration,
+}
+
+/// The log for operators.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogSettings {
+    /// For people or for machines.
+    pub format: LogFormat,
+    /// What is left out.
+    pub level: LogLevel,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The least severity that is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Only what needs somebody now.
+    Error,
+    /// What may need somebody soon.
+    Warn,
+    /// What an operator wants to know.
+    Info,
+    /// What a developer wants to know.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogLevel {
+    /// The word in configuration and in `tracing`'s filters.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// What is wrong with a setting, wherever it was written. Each says what to write instead.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SettingError {
+    /// A socket's path does not fit its address.
+    #[error(
+        "{length} bytes, but a Unix socket's path has at most {LONGEST_SOCKET_PATH}: choose a shorter one, such as /run/chancery/{name}.sock"
+    )]
+    SocketPathTooLong {
+        /// Bytes of the path.
+        length: usize,
+        /// The socket's name.
+        name: String,
+    },
+    /// A path that is empty or holds a zero byte.
+    #[error("not a path: write one such as /run/chancery/{name}.sock")]
+    NoPath {
+        /// The socket's name.
+        name: String,
+    },
+    /// A socket name that would not fit an identity.
+    #[error(
+        "a socket's name has 1 to {LONGEST_SOCKET_NAME} letters, digits, dots, dashes and underscores, and is not only dots"
+    )]
+    SocketName,
+    /// The admin socket's name.
+    #[error("\"{ADMIN_SOCKET}\" is the admin socket's own name: choose another")]
+    ReservedName,
+    /// Two sockets of one name.
+    #[error("another socket has this name: rules match sockets by name, so each needs its own")]
+    DuplicateName,
+    /// Two sockets of one path.
+    #[error("another socket has this path: write one for each")]
+    DuplicatePath,
+    /// More sockets than a server opens.
+    #[error("{count} sockets, but a server opens at most {MOST_SOCKETS}")]
+    TooManySockets {
+        /// How many.
+        count: usize,
+    },
+    /// No socket at all.
+    #[error(
+        "nobody could fetch a certificate: write [[sds.listen]] with name = \"sds\" and path = \"/run/chancery/sds.sock\""
+    )]
+    NoSocket,
+    /// TCP on SDS.
+    #[error(
+        "an address, but SDS listens on Unix sockets, where the kernel says who asks: write a path such as /run/chancery/{name}.sock"
+    )]
+    SocketAddress {
+        /// The socket's name.
+        name: String,
+    },
+    /// Permission bits that are no octal number, or that let nobody in.
+    #[error(
+        "not the permission bits of a socket: write \"0660\" (owner and group) or \"0666\" (everybody; rules decide who gets what)"
+    )]
+    Mode,
+    /// No address.
+    #[error("not an address and port: write \"127.0.0.1:8080\", or port 0 for a free one")]
+    Address,
+    /// An address that other machines reach.
+    #[error(
+        "other machines would reach it without TLS, and could be given another bundle on the way: listen on 127.0.0.1, or set http.beyond_loopback = true"
+    )]
+    BeyondLoopback,
+    /// An empty name of a secret.
+    #[error("a secret's name is not empty and has at most 2048 bytes")]
+    SecretName,
+    /// Two secrets of one name.
+    #[error("another secret has this name: a client could get only one of them")]
+    DuplicateSecret,
+    /// An issuing CA that would outlive half of the root.
+    #[error(
+        "an issuing CA must live at most half as long as the root ({root}), which has to outlive two of them: shorten it"
+    )]
+    IssuingTooLong {
+        /// The root's lifetime.
+        root: String,
+    },
+    /// First and longest wait the wrong way round.
+    #[error("longer than limits.renewal_retry_longest: make it shorter")]
+    RetriesReversed,
+}
+
+impl SocketPath {
+    /// A path for the socket called `name`.
+    ///
+    /// # Errors
+    /// When it is empty, looks like a network address, or is longer than [`LONGEST_SOCKET_PATH`].
+    pub fn new(path: &Path, name: &str) -> Result<Self, SettingError> {
+        // The remedy shows a path of this name, unless the name itself is wrong.
+        let name = if is_socket_name(name) { name.to_owned() } else { FIRST_SOCKET.to_owned() };
+        let text = path.as_os_str();
+        if text.is_empty() || text.as_encoded_bytes().contains(&0) {
+            return Err(SettingError::NoPath { name });
+        }
+        if path.to_str().is_some_and(|text| text.contains("://") || text.parse::<SocketAddr>().is_ok()) {
+            return Err(SettingError::SocketAddress { name });
+        }
+        match text.len() {
+            length if length > LONGEST_SOCKET_PATH => Err(SettingError::SocketPathTooLong { length, name }),
+            _ => Ok(Self(path.to_owned())),
+        }
+    }
+
+    /// The path.
+    #[must_use]
+    pub fn as_path(&self) -> &Path {
+        &self.0
+    }
+}
+
+/// What `up` is told on its command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpOptions {
+    /// `--data-dir`, made absolute.
+    pub data_dir: PathBuf,
+    /// `--trust-domain`.
+    pub trust_domain: TrustDomain,
+    /// `--http`; `None` when it is off.
+    pub http: Option<SocketAddr>,
+    /// Each `--sds-socket NAME=PATH`, beside the one that is always there.
+    pub sockets: Vec<(String, PathBuf)>,
+}
+
+impl Settings {
+    /// The settings of `up`: everything in one directory, a socket `sds` in it, defaults for the rest.
+    ///
+    /// # Errors
+    /// With every mistake of the command line.
+    pub fn for_up(options: UpOptions) -> Result<Self, Mistakes> {
+        let mut mistakes = Vec::new();
+        let mut note = |place: String, problem: SettingError| {
+            mistakes.push(Mistake { line: 0, place, remedy: problem.to_string() });
+        };
+        let mut path_of = |option: &str, path: &Path, name: &str| {
+            let place = format!("{option} {}", path.display());
+            SocketPath::new(path, name).map_err(|problem| note(place, problem)).ok()
+        };
+        let admin = path_of("--data-dir", &options.data_dir.join("admin.sock"), ADMIN_SOCKET);
+        // Shorter than the admin socket's: one mistake about the directory is enough.
+        let first = SocketPath::new(&options.data_dir.join("sds.sock"), FIRST_SOCKET).ok();
+        let mut listen: Vec<SdsSocket> = Vec::new();
+        listen.extend(first.map(|path| SdsSocket { name: FIRST_SOCKET.to_owned(), path, mode: DEFAULT_MODE }));
+        for (name, path) in &options.sockets {
+            let path = path_of("--sds-socket", path, name);
+            listen.extend(path.map(|path| SdsSocket { name: name.clone(), path, mode: DEFAULT_MODE }));
+        }
+        for (index, problem) in socket_problems(&listen, admin.as_ref()) {
+            let socket = listen.get(index).map(|socket| format!("{}={}", socket.name, socket.path.0.display()));
+            note(format!("--sds-socket {}", socket.unwrap_or_default()), problem);
+        }
+        if let Some(address) = options.http.filter(|address| !is_loopback(address.ip())) {
+            note(format!("--http {address}"), SettingError::BeyondLoopback);
+        }
+        match admin {
+            Some(admin) if mistakes.is_empty() => Ok(Self {
+                policy: options.data_dir.join("policy.toml"),
+                data_dir: options.data_dir,
+                trust_domain: options.trust_domain,
+                sds: SdsSettings { listen, names: SdsNames::default() },
+                http: options.http.map(|listen| HttpSettings { listen }),
+                admin,
+                ca: CaSettings::default(),
+                ledger: LedgerSettings::default(),
+                limits: Limits::default(),
+                log: LogSettings::default(),
+            }),
+            Some(_) | None => Err(Mistakes::new("the command line", mistakes)),
+        }
+    }
+
+    /// The names of all sockets as facts, `admin` among them: what a policy is read with.
+    #[must_use]
+    pub fn socket_names(&self) -> Vec<String> {
+        let sds = self.sds.listen.iter().map(|socket| socket.name.clone());
+        sds.chain([ADMIN_SOCKET.to_owned()]).collect()
+    }
+}
+
+/// The permission bits of a socket where nothing else is said.
+const DEFAULT_MODE: u32 = 0o660;
+
+/// What is wrong with the sockets, each with its place in the list.
+fn socket_problems(listen: &[SdsSocket], admin: Option<&SocketPath>) -> Vec<(usize, SettingError)> {
+    let mut problems = Vec::new();
+    for (index, socket) in listen.iter().enumerate() {
+        let earlier = || listen.iter().take(index);
+        let name = &socket.name;
+        if !is_socket_name(name) {
+            problems.push((index, SettingError::SocketName));
+        } else if name == ADMIN_SOCKET {
+            problems.push((index, SettingError::ReservedName));
+        } else if earlier().any(|other| other.name == *name) {
+            problems.push((index, SettingError::DuplicateName));
+        }
+        if admin == Some(&socket.path) || earlier().any(|other| other.path == socket.path) {
+            problems.push((index, SettingError::DuplicatePath));
+        }
+    }
+    if listen.len() > MOST_SOCKETS {
+        problems.push((MOST_SOCKETS, SettingError::TooManySockets { count: listen.len() }));
+    }
+    problems
+}
+
+/// Whether a name can be a segment of an identity's path; SPIFFE-ID section 2.2.
+fn is_socket_name(name: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    name.len() <= LONGEST_SOCKET_NAME && name.chars().all(fits) && !name.chars().all(|c| c == '.')
+}
+
+/// Whether only this machine reaches an address.
+fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
+}
+
+const DAY: Duration = Duration::from_secs(86_400);
+const MIB: u64 = 1 << 20;
+
+impl Default for CaSettings {
+    fn default() -> Self {
+        let authority = |days| AuthoritySettings { key: KeyAlgorithm::P256, lifetime: DAY * days };
+        Self { root: authority(3_650), issuing: authority(90) }
+    }
+}
+
+impl Default for LedgerSettings {
+    fn default() -> Self {
+        Self { reserve_bytes: 64 * MIB }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            feed: FeedLimits::default(),
+            max_connections: 10_000,
+            max_streams_per_connection: 1_000,
+            max_message_bytes: 1 << 20,
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: LogLevel::Info }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,225 @@
+//! Reads `chancery.toml`: every key once, every mistake noted, defaults filled in.
+//!
+//! The keys asked for here are the keys of the table in `keys`; a test compares the two.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use super::{
+    AuthoritySettings, CaSettings, DAY, DEFAULT_MODE, HttpSettings, LedgerSettings, Limits, LogFormat, LogLevel,
+    LogSettings, MIB, SdsSettings, SdsSocket, SettingError, Settings, SocketPath, is_loopback, socket_problems,
+};
+use crate::feed::{FeedLimits, SdsNames};
+use crate::identity::{LONGEST_ID, TrustDomain};
+use crate::policy::ADMIN_SOCKET;
+use crate::toml_reader::{Document, Mistakes, Table, render_span};
+use crate::x509::profile::{AuthorityProfile, Profiles};
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3_600);
+
+impl Settings {
+    /// Reads settings. `file` is its name as the user gave it, for the screen of mistakes; relative paths are meant
+    /// from `base`, the directory of the file.
+    ///
+    /// # Errors
+    /// With every mistake in `text`, by line.
+    pub fn parse(text: &str, file: &str, base: &Path) -> Result<Self, Mistakes> {
+        let document = Document::parse(text);
+        let settings = read(&document, base);
+        document.finish(file)?;
+        // What is missing was noted, so that finish() returned already; this says so without a panic.
+        settings.ok_or_else(|| Mistakes::new(file, Vec::new()))
+    }
+}
+
+/// Reads everything, whatever is wrong; `None` when something that must be there is not.
+pub(super) fn read(document: &Document<'_>, base: &Path) -> Option<Settings> {
+    let root = document.root();
+    let trust_domain = root.required("trust_domain", "trust_domain = \"example.org\"", TrustDomain::parse);
+    let data_dir = root.required_text("data_dir", "data_dir = \"/var/lib/chancery\"").map(|path| base.join(path));
+    // The rest is read against some directory even when it is missing, so that all mistakes come at once.
+    let dir = data_dir.clone().unwrap_or_else(|| base.to_owned());
+    let policy = root.text("policy").map_or_else(|| dir.join("policy.toml"), |path| base.join(path));
+    let admin = admin(&root.table("admin"), base, &dir);
+    let sds = sds(&root.table("sds"), base, admin.as_ref());
+    let http = http(&root.table("http"));
+    let ca = ca(&root.table("ca"));
+    let ledger = ledger(&root.table("ledger"));
+    let limits = limits(&root.table("limits"));
+    let log = log(&root.table("log"));
+    root.done();
+    Some(Settings {
+        trust_domain: trust_domain?,
+        data_dir: data_dir?,
+        policy,
+        sds,
+        http,
+        admin: admin?,
+        ca,
+        ledger,
+        limits,
+        log,
+    })
+}
+
+fn admin(table: &Table<'_, '_>, base: &Path, dir: &Path) -> Option<SocketPath> {
+    let path = table.text("path").map_or_else(|| dir.join("admin.sock"), |path| base.join(path));
+    table.done();
+    SocketPath::new(&path, ADMIN_SOCKET).map_err(|problem| table.note("path", &problem)).ok()
+}
+
+fn sds(table: &Table<'_, '_>, base: &Path, admin: Option<&SocketPath>) -> SdsSettings {
+    let tables = table.tables("listen");
+    if tables.is_empty() && !table.has("listen") {
+        table.note("listen", &SettingError::NoSocket);
+    }
+    let mut listen = Vec::new();
+    let mut read = Vec::new();
+    for entry in &tables {
+        let name = entry.required_text("name", "name = \"sds\"");
+        let path = entry.required("path", "path = \"/run/chancery/sds.sock\"", |path| {
+            // An address is told before it is taken for a path below the base.
+            let name = name.unwrap_or("sds");
+            SocketPath::new(Path::new(path), name).and_then(|_| SocketPath::new(&base.join(path), name))
+        });
+        let mode = entry.parsed("mode", parse_mode).unwrap_or(DEFAULT_MODE);
+        entry.done();
+        if let (Some(name), Some(path)) = (name, path) {
+            listen.push(SdsSocket { name: name.to_owned(), path, mode });
+            read.push(entry);
+        }
+    }
+    for (index, problem) in socket_problems(&listen, admin) {
+        let key = if matches!(problem, SettingError::DuplicatePath) { "path" } else { "name" };
+        if let Some(entry) = read.get(index) {
+            entry.note(key, &problem);
+        }
+    }
+    let names = names(&table.table("names"));
+    table.done();
+    SdsSettings { listen, names }
+}
+
+/// Octal permission bits that let somebody connect (which needs the right to write; unix(7)).
+fn parse_mode(text: &str) -> Result<u32, SettingError> {
+    let mode = u32::from_str_radix(text, 8).map_err(|_| SettingError::Mode)?;
+    if mode <= 0o777 && mode & 0o600 == 0o600 { Ok(mode) } else { Err(SettingError::Mode) }
+}
+
+fn names(table: &Table<'_, '_>) -> SdsNames {
+    let mut taken: Vec<String> = Vec::new();
+    let mut name = |key, default: String| {
+        let read = |text: &str| match text.len() {
+            1..=LONGEST_ID => Ok(text.to_owned()),
+            _ => Err(SettingError::SecretName),
+        };
+        let name = table.parsed(key, read).unwrap_or(default);
+        if taken.contains(&name) {
+            table.note(key, &SettingError::DuplicateSecret);
+        }
+        taken.push(name.clone());
+        name
+    };
+    let defaults = SdsNames::default();
+    let names = SdsNames {
+        default: name("default", defaults.default),
+        bundle: name("bundle", defaults.bundle),
+        all_bundles: name("all_bundles", defaults.all_bundles),
+    };
+    table.done();
+    names
+}
+
+fn http(table: &Table<'_, '_>) -> Option<HttpSettings> {
+    let beyond = table.flag("beyond_loopback").unwrap_or(false);
+    let listen = table.parsed("listen", |text| {
+        let address: SocketAddr = text.parse().map_err(|_| SettingError::Address)?;
+        if beyond || is_loopback(address.ip()) { Ok(address) } else { Err(SettingError::BeyondLoopback) }
+    });
+    table.done();
+    listen.map(|listen| HttpSettings { listen })
+}
+
+fn ca(table: &Table<'_, '_>) -> CaSettings {
+    let (defaults, profiles) = (CaSettings::default(), Profiles::builtin());
+    let (above, below) = (table.table("root"), table.table("issuing"));
+    let (root, root_reads) = authority(&above, profiles.root(), defaults.root);
+    let (issuing, issuing_reads) = authority(&below, profiles.issuing(), defaults.issuing);
+    // Both levels hand over at 0.6 of their life; a root must then still outlive a whole issuing CA.
+    if root_reads && issuing_reads && issuing.lifetime > root.lifetime / 2 {
+        below.note("lifetime", &SettingError::IssuingTooLong { root: render_span(root.lifetime) });
+    }
+    table.done();
+    CaSettings { root, issuing }
+}
+
+/// An authority's settings, and whether its lifetime is as written or as by default.
+fn authority(
+    table: &Table<'_, '_>,
+    profile: &AuthorityProfile,
+    default: AuthoritySettings,
+) -> (AuthoritySettings, bool) {
+    let choices: Vec<_> = profile.key_algorithms().iter().map(|key| (key.as_str(), *key)).collect();
+    let bounds = profile.lifetime();
+    let key = table.choice("key", &choices).unwrap_or(default.key);
+    let lifetime = table.span("lifetime", bounds.shortest..=bounds.longest);
+    let reads = lifetime.is_some() || !table.has("lifetime");
+    table.done();
+    (AuthoritySettings { key, lifetime: lifetime.unwrap_or(default.lifetime) }, reads)
+}
+
+fn ledger(table: &Table<'_, '_>) -> LedgerSettings {
+    let default = LedgerSettings::default();
+    let reserve = table.integer("reserve_mib", 1..=65_536);
+    let settings = LedgerSettings { reserve_bytes: reserve.map_or(default.reserve_bytes, |mib| u64::from(mib) * MIB) };
+    table.done();
+    settings
+}
+
+fn limits(table: &Table<'_, '_>) -> Limits {
+    let default = Limits::default();
+    let count = |key, bounds, default: usize| {
+        table.integer(key, bounds).and_then(|count| usize::try_from(count).ok()).unwrap_or(default)
+    };
+    let span = |key, bounds, default| table.span(key, bounds).unwrap_or(default);
+    let feed = FeedLimits {
+        max_certificates_per_caller: count(
+            "max_certificates_per_caller",
+            1..=1_000_000,
+            default.feed.max_certificates_per_caller,
+        ),
+        max_issues_at_once: count("max_issues_at_once", 1..=100_000, default.feed.max_issues_at_once),
+        renewal_retry_first: span("renewal_retry_first", SECOND / 10..=HOUR, default.feed.renewal_retry_first),
+        renewal_retry_longest: span("renewal_retry_longest", SECOND..=DAY, default.feed.renewal_retry_longest),
+        overdue_spread: span("overdue_spread", Duration::ZERO..=HOUR, default.feed.overdue_spread),
+    };
+    if feed.renewal_retry_first > feed.renewal_retry_longest {
+        table.note("renewal_retry_first", &SettingError::RetriesReversed);
+    }
+    let limits = Limits {
+        feed,
+        max_connections: count("max_connections", 1..=1_000_000, default.max_connections),
+        max_streams_per_connection: table
+            .integer("max_streams_per_connection", 1..=1_000_000)
+            .unwrap_or(default.max_streams_per_connection),
+        // Envoy's Node of 61 KB must fit, and a message is held in memory whole.
+        max_message_bytes: count("max_message_bytes", 65_536..=67_108_864, default.max_message_bytes),
+        drain: span("drain", Duration::ZERO..=HOUR, default.drain),
+    };
+    table.done();
+    limits
+}
+
+fn log(table: &Table<'_, '_>) -> LogSettings {
+    let default = LogSettings::default();
+    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    let levels = [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace];
+    let settings = LogSettings {
+        format: table.choice("format", &formats).unwrap_or(default.format),
+        level: table.choice("level", &levels.map(|level| (level.as_str(), level))).unwrap_or(default.level),
+    };
+    table.done();
+    settings
+}

@@ -1,0 +1,179 @@
+//! The configuration as a whole: what is read, all mistakes at once, and that what is documented is what is read.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use super::files::{FileError, load_policy};
+use super::*;
+use crate::policy::starter;
+use crate::toml_reader::Document;
+use crate::toml_reader::testing::golden;
+
+const LEAST: &str =
+    "trust_domain = \"example.org\"\ndata_dir = \"/data\"\n[[sds.listen]]\nname = \"sds\"\npath = \"/run/sds.sock\"\n";
+
+fn parse(text: &str) -> Result<Settings, Mistakes> {
+    Settings::parse(text, "chancery.toml", Path::new("/etc/chancery"))
+}
+
+fn settings(text: &str) -> Settings {
+    parse(text).unwrap_or_else(|mistakes| panic!("{mistakes}"))
+}
+
+/// The remedies for what is wrong in [`LEAST`] with `more` behind it.
+fn check(more: &str, expected: &str) {
+    let screen = parse(&format!("{LEAST}{more}")).map_or_else(|mistakes| mistakes.to_string(), |_| "fine".to_owned());
+    assert!(screen.contains(expected), "{more}: {screen}");
+}
+
+#[test]
+fn the_least_file_takes_every_default() {
+    let settings = settings(LEAST);
+    assert_eq!(settings.policy, Path::new("/data/policy.toml"));
+    assert_eq!(settings.admin.as_path(), Path::new("/data/admin.sock"));
+    assert_eq!((settings.http, settings.ca, settings.ledger), (None, CaSettings::default(), LedgerSettings::default()));
+    assert_eq!((settings.limits.clone(), settings.log), (Limits::default(), LogSettings::default()));
+    assert_eq!(settings.sds.names, SdsNames::default());
+    assert_eq!(settings.sds.listen[0].mode, 0o660);
+    assert_eq!(settings.socket_names(), ["sds", "admin"]);
+}
+
+#[test]
+fn every_value_is_taken() {
+    let text = format!(
+        "policy = \"p.toml\"\n{LEAST}mode = \"0666\"\n[sds.names]\ndefault = \"me\"\n[http]\nlisten = \"[::1]:0\"\n[admin]\npath = \"a.sock\"\n\
+         [ca]\nroot = {{ key = \"p384\", lifetime = \"1000d\" }}\nissuing.lifetime = \"10d\"\n[ledger]\nreserve_mib = 2\n\
+         [limits]\nmax_connections = 3\ndrain = \"0s\"\n[log]\nformat = \"json\"\nlevel = \"debug\"\n"
+    );
+    let settings = settings(&text);
+    assert_eq!(settings.policy, Path::new("/etc/chancery/p.toml"));
+    assert_eq!(settings.admin.as_path(), Path::new("/etc/chancery/a.sock"));
+    assert_eq!((settings.sds.listen[0].mode, settings.sds.names.default.as_str()), (0o666, "me"));
+    assert_eq!(settings.http.unwrap().listen, "[::1]:0".parse().unwrap());
+    assert_eq!((settings.ca.root.key, settings.ca.root.lifetime), (KeyAlgorithm::P384, DAY * 1_000));
+    assert_eq!(settings.ca.issuing, AuthoritySettings { key: KeyAlgorithm::P256, lifetime: DAY * 10 });
+    assert_eq!(settings.ledger, LedgerSettings { reserve_bytes: 2 << 20 });
+    assert_eq!((settings.limits.max_connections, settings.limits.drain), (3, Duration::ZERO));
+    assert_eq!(settings.log, LogSettings { format: LogFormat::Json, level: LogLevel::Debug });
+}
+
+#[test]
+fn every_mistake_is_told_at_once() {
+    let mistakes = parse(include_str!("golden/mistakes.toml")).unwrap_err();
+    golden("src/config/golden/mistakes.txt", &format!("{mistakes}\n"));
+    let empty = parse("").unwrap_err();
+    golden("src/config/golden/empty.txt", &format!("{empty}\n"));
+}
+
+#[test]
+fn single_mistakes_have_their_remedy() {
+    check("[http]\nlisten = \"127.0.0.1:8080\"", "fine");
+    check("[http]\nlisten = \"[::ffff:127.0.0.1]:80\"", "fine");
+    check("[http]\nlisten = \"0.0.0.0:80\"\nbeyond_loopback = true", "fine");
+    check("[http]\nlisten = \"10.0.0.1:80\"", "set http.beyond_loopback = true");
+    check("[http]\nlisten = \"localhost\"", "write \"127.0.0.1:8080\"");
+    check("mode = \"0060\"", "write \"0660\"");
+    check("[[sds.listen]]\nname = \"sds\"\npath = \"/run/b.sock\"", "another socket has this name");
+    check("[admin]\npath = \"/run/sds.sock\"", "another socket has this path");
+    check("[ca.issuing]\nlifetime = \"2000d\"", "at most half as long as the root (3650d)");
+    check("[valut]\n", "unknown key");
+}
+
+#[test]
+fn the_documented_keys_are_the_keys_that_are_read() {
+    let document = Document::parse(LEAST);
+    let _ = read::read(&document, Path::new("/"));
+    let tables: BTreeSet<String> =
+        ["sds", "sds.listen", "sds.names", "http", "admin", "ca", "ca.root", "ca.issuing", "ledger", "limits", "log"]
+            .map(str::to_owned)
+            .into();
+    let asked: BTreeSet<String> = document.asked().difference(&tables).cloned().collect();
+    let documented: BTreeSet<String> = KEYS.iter().map(Key::path).collect();
+    assert_eq!(documented, asked);
+    assert_eq!(documented.len(), KEYS.len(), "each once");
+}
+
+#[test]
+fn the_reference_is_fresh() {
+    golden("docs/configuration.md", &reference::page());
+}
+
+#[test]
+fn the_default_file_reads_and_shows_the_true_defaults() {
+    let file = reference::default_file();
+    golden("src/config/golden/default.toml", &file);
+    let plain = settings(&file);
+    let uncommented: String = file
+        .lines()
+        .map(|line| match line.strip_prefix('#').filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase())) {
+            Some(key) => format!("{key}\n"),
+            None => format!("{line}\n"),
+        })
+        .collect();
+    let shown = settings(&uncommented);
+    assert!(plain.http.is_none() && shown.http.is_some());
+    // All that has a default of its own is the same written out as left out.
+    assert_eq!((shown.sds, shown.ca, shown.ledger), (plain.sds, plain.ca, plain.ledger));
+    assert_eq!((shown.limits, shown.log, shown.data_dir), (plain.limits, plain.log, plain.data_dir));
+}
+
+fn up(data_dir: &str, sockets: &[(&str, &str)]) -> Result<Settings, Mistakes> {
+    Settings::for_up(UpOptions {
+        data_dir: PathBuf::from(data_dir),
+        trust_domain: TrustDomain::parse("example.org").unwrap(),
+        http: Some("127.0.0.1:0".parse().unwrap()),
+        sockets: sockets.iter().map(|(name, path)| ((*name).to_owned(), PathBuf::from(path))).collect(),
+    })
+}
+
+#[test]
+fn up_is_the_same_settings_with_defaults() {
+    let written = "trust_domain = \"example.org\"\ndata_dir = \"/d\"\nhttp.listen = \"127.0.0.1:0\"\n\
+                   [[sds.listen]]\nname = \"sds\"\npath = \"/d/sds.sock\"\n[[sds.listen]]\nname = \"web\"\npath = \"/d/web.sock\"";
+    assert_eq!(up("/d", &[("web", "/d/web.sock")]).unwrap(), settings(written));
+}
+
+#[test]
+fn the_mistakes_of_a_command_line_come_at_once() {
+    let long = format!("/{}", "d".repeat(100));
+    let sockets = [("a/b", "/x.sock"), ("web", "/y.sock"), ("web", "/y.sock"), ("admin", "tcp://1.2.3.4:5")];
+    let mistakes = up(&long, &sockets).unwrap_err();
+    golden("src/config/golden/up.txt", &format!("{mistakes}\n"));
+}
+
+#[test]
+fn files_that_others_can_write_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("policy.toml");
+    let domain = TrustDomain::parse("example.org").unwrap();
+    let load = || load_policy(&path, &domain, None);
+    assert!(matches!(load(), Err(FileError::Missing { .. })));
+    assert!(matches!(load_policy(directory.path(), &domain, None), Err(FileError::NoFile { .. })));
+    fs::write(&path, starter(&domain, 1000, &[])).unwrap();
+    for (mode, fine) in [(0o600, true), (0o644, true), (0o664, false), (0o646, false)] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        match load() {
+            Ok(policy) => assert!(fine && policy.rules().len() == 2, "{mode:o}"),
+            Err(error) => assert!(!fine && error.to_string().contains("chmod go-w"), "{error}"),
+        }
+    }
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(&path, [0xff, 0xfe]).unwrap();
+    assert!(matches!(load(), Err(FileError::NotText { .. })));
+    fs::write(&path, "[[rule]]\n").unwrap();
+    assert!(matches!(load(), Err(FileError::Mistakes(_))));
+    fs::write(&path, " ".repeat(LARGEST)).unwrap();
+    assert!(matches!(load(), Err(FileError::TooLarge { .. })));
+}
+
+const LARGEST: usize = crate::policy::LARGEST_POLICY + 1;
+
+#[test]
+fn relative_paths_are_meant_from_the_files_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("chancery.toml");
+    fs::write(&path, LEAST.replace("/data", "data")).unwrap();
+    let settings = Settings::load(&path).unwrap();
+    assert_eq!(settings.data_dir, directory.path().join("data"));
+}
