@@ -5,5 +5,8 @@
 //! one record to somebody else, and [`personal`] keeps what could identify a person erasable.
 
 pub mod event;
+pub mod follow;
 pub mod ledger;
+pub mod personal;
 pub mod receipt;
+pub mod verify;

@@ -59,12 +59,18 @@ pub enum LedgerError {
     )]
     OtherCertificate,
     /// A batch holds more records than one commit takes.
-    #[error("a batch of {count} records is more than the {limit} that one commit takes: send several")]
+    #[error(
+        "a batch of {count} records and {bytes} bytes is more than one commit takes ({most} records, {most_bytes} bytes): send several"
+    )]
     Batch {
         /// Records in it.
         count: usize,
-        /// The bound.
-        limit: usize,
+        /// Bytes in it.
+        bytes: usize,
+        /// The bound on records.
+        most: usize,
+        /// The bound on bytes.
+        most_bytes: usize,
     },
     /// The directory belongs to another trust domain.
     #[error("{path} is the verifier key of {found}, but this server's ledger is {expected}: wrong data directory or trust domain", path = path.display())]
@@ -152,6 +158,9 @@ pub enum Damage {
     /// A tile is missing or too short.
     #[error("this tile is missing or shorter than the committed size needs")]
     TileMissing,
+    /// A tile says something else than the records.
+    #[error("this tile is not what the records below it hash to: it or they were changed")]
+    OtherTile,
     /// There are logs but no journal.
     #[error("there are logs but no journal: a part of the directory was lost")]
     NoJournal,

@@ -9,20 +9,20 @@
 //! [`Ledger::note`]; readers and followers use [`LedgerReader`]. Nothing else writes below `DIR/ledger`.
 
 pub(crate) mod checkpoint;
-mod disk;
+pub(crate) mod disk;
 mod error;
-mod frame;
+pub(crate) mod frame;
 mod journal;
 mod open;
 mod position;
 mod reader;
 mod recorded;
 mod recover;
-mod rotate;
+pub(crate) mod rotate;
 mod scan;
 mod shared;
-mod tiles;
-mod views;
+pub(crate) mod tiles;
+pub(crate) mod views;
 mod writer;
 
 use std::sync::Arc;
@@ -99,7 +99,8 @@ impl Ledger {
         let leaves = events.iter().map(leaf).collect::<Result<Vec<_>, _>>()?;
         let bytes: usize = leaves.iter().map(|leaf| leaf.bytes.len() + 2).sum();
         if leaves.len() > MOST_RECORDS || (leaves.len() > 1 && bytes > self.0.largest_batch) {
-            return Err(LedgerError::Batch { count: leaves.len(), limit: MOST_RECORDS });
+            let (count, most_bytes) = (leaves.len(), self.0.largest_batch);
+            return Err(LedgerError::Batch { count, bytes, most: MOST_RECORDS, most_bytes });
         }
         let priority = events.iter().map(|event| Priority::of(event.action)).min().unwrap_or(Priority::Ordinary);
         let (reply, answer) = oneshot::channel();

@@ -138,10 +138,16 @@ impl Edge {
             grew = true;
             highest = self.raise(hash, &mut writes).max(highest);
         }
-        if !grew {
-            return writes;
+        if grew {
+            writes.extend(self.partials(highest + 1));
         }
-        for (level, hashes) in self.levels.iter().enumerate().take(highest + 1) {
+        writes
+    }
+
+    /// The partial tiles of the lowest `levels`, and of the records.
+    pub(crate) fn partials(&self, levels: usize) -> Vec<TileWrite> {
+        let mut writes = Vec::new();
+        for (level, hashes) in self.levels.iter().enumerate().take(levels) {
             if let (Some(name), false) = (self.name_at(level), hashes.is_empty()) {
                 writes.push(TileWrite { name, bytes: hashes.concat() });
             }
@@ -240,6 +246,31 @@ impl TileDir {
             }
         }
         Err(LedgerError::corrupt(&self.directory.join(name.path()), Damage::TileMissing))
+    }
+
+    /// Whether the tile on disk has (or, being wider, begins with) `expected`, and every narrower partial of it too.
+    pub(crate) fn check(&self, expected: &TileWrite) -> Result<(), LedgerError> {
+        let (path, found) = self.bytes(expected.name)?;
+        let wrong = |path: &Path| LedgerError::corrupt(path, Damage::OtherTile);
+        if found.get(..expected.bytes.len()) != Some(&expected.bytes) {
+            return Err(wrong(&path));
+        }
+        let directory = self.directory.join(expected.name.partials());
+        let names = self.disk.list(&directory).map_err(LedgerError::io("listing partial tiles", &directory))?;
+        for width in names.iter().filter_map(|name| name.parse::<u16>().ok()).filter(|w| *w < expected.name.width) {
+            let path = self.directory.join(TileName { width, ..expected.name }.path());
+            // It may go while we look, when a server runs.
+            let narrow = self.disk.read(&path).map_err(LedgerError::io("reading a tile", &path))?;
+            let count = |tile: &[u8]| match expected.name.kind {
+                TileKind::Hashes(_) => Some(tile.len() / 32),
+                TileKind::Entries => split_entries(tile).map(|records| records.len()),
+            };
+            let same = |tile: &Vec<u8>| expected.bytes.starts_with(tile) && count(tile) == Some(usize::from(width));
+            if !narrow.as_ref().is_none_or(same) {
+                return Err(wrong(&path));
+            }
+        }
+        Ok(())
     }
 
     /// The first `name.width` hashes of a tile.

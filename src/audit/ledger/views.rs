@@ -127,11 +127,13 @@ impl Views {
     }
 
     /// Partial tiles go once the full one exists (tlog-tiles, "Partial Tiles"). One that stays does no harm.
-    fn remove_partials(&self, directory: &Path, full: TileName) {
+    fn remove_partials(&mut self, directory: &Path, full: TileName) {
         let path = directory.join(format!("{}.p", full.path()));
-        if let Err(error) = self.disk.remove(&path) {
-            tracing::warn!(path = %path.display(), %error, "partial tiles stay behind");
+        match self.disk.remove(&path) {
+            Ok(()) => {}
+            Err(error) => return tracing::warn!(path = %path.display(), %error, "partial tiles stay behind"),
         }
+        self.unsynced.directories.remove(&path);
     }
 
     /// Syncs everything written so far, then frees the segments below.

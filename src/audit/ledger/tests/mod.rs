@@ -1,6 +1,9 @@
 //! Tests of the whole ledger on real directories; what they share is here.
 
 mod basics;
+mod crashes;
+mod faults;
+mod judged;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -79,6 +82,11 @@ impl Bench {
     }
 }
 
+/// Verifies the whole ledger as an auditor would.
+pub(super) fn audit(path: &Path) -> crate::audit::verify::Report {
+    crate::audit::verify::verify(path, &crate::audit::verify::VerifyOptions::default(), &mut |_, _| {}).unwrap()
+}
+
 /// Waits until the published checkpoint covers `size` records.
 pub(super) async fn published(ledger: &Ledger, size: u64) {
     let mut heads = ledger.heads();
@@ -89,7 +97,7 @@ pub(super) async fn published(ledger: &Ledger, size: u64) {
 pub(super) async fn fill(bench: &Bench, ledger: &Ledger, count: usize) {
     let mut left = count;
     while left > 0 {
-        let batch = left.min(500);
+        let batch = left.min(250);
         let events: Vec<Event> = (0..batch).map(|n| bench.event(&n.to_string())).collect();
         ledger.append_batch(&events).await.unwrap();
         left -= batch;
