@@ -17,7 +17,6 @@ const LAYERS: [(&str, u8); 32] = [
     ("identity", 1),
     ("caller", 1),
     ("merkle", 1),
-    ("proto", 1),
     ("toml_reader", 1),
     ("audit::event", 1),
     ("proto", 1),

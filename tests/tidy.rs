@@ -30,7 +30,7 @@ fn every_module_says_what_it_is_for() {
     let undocumented = all_rust().into_iter().filter(|path| {
         let text = source::read(path);
         let words = text.lines().take_while(|line| line.starts_with("//!")).collect::<String>().len();
-        words < 40
+        words < 20
     });
     expect_none(undocumented.map(|path| format!("{}: does not open with a `//!` text", path.display())).collect());
 }

@@ -6,6 +6,8 @@
 use tonic::Status;
 
 use crate::attest::AttestError;
+use crate::audit::ledger::LedgerError;
+use crate::ca::issue::IssueError;
 use crate::feed::End;
 use crate::feed::source::SourceError;
 
@@ -33,6 +35,38 @@ pub fn of_source(why: &SourceError) -> Status {
 #[must_use]
 pub fn of_attestation(_: &AttestError) -> Status {
     Status::unauthenticated("the process at the other end of this socket could not be identified; see the server's log")
+}
+
+/// Why an operator gets no certificate. An operator may know which rules came closest.
+#[must_use]
+pub fn of_issue(why: &IssueError) -> Status {
+    match why {
+        IssueError::Refused(refusal) => Status::permission_denied(refusal.to_string()),
+        IssueError::Request(_) => Status::invalid_argument(why.to_string()),
+        IssueError::Draft(_) => Status::failed_precondition(why.to_string()),
+        IssueError::NoAuthority | IssueError::Key(_) | IssueError::Sign { .. } => Status::unavailable(why.to_string()),
+        IssueError::Ledger(ledger) => of_ledger(ledger),
+    }
+}
+
+/// Why the ledger did not do as an operator asked.
+#[must_use]
+pub fn of_ledger(why: &LedgerError) -> Status {
+    match why {
+        LedgerError::NoRecord { .. } | LedgerError::NoLog { .. } => Status::not_found(why.to_string()),
+        LedgerError::Full { .. } => Status::resource_exhausted(why.to_string()),
+        LedgerError::Record(_) | LedgerError::Batch { .. } => Status::invalid_argument(why.to_string()),
+        LedgerError::Corrupt { .. } => Status::data_loss(why.to_string()),
+        LedgerError::Io { .. }
+        | LedgerError::Locked { .. }
+        | LedgerError::Failed { .. }
+        | LedgerError::Closed
+        | LedgerError::OtherCertificate
+        | LedgerError::OtherOrigin { .. }
+        | LedgerError::OtherKey { .. }
+        | LedgerError::KeyForm
+        | LedgerError::Option { .. } => Status::unavailable(why.to_string()),
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,179 @@
 //! The only module that knows every part: builds a server from settings, runs it, and ends it in order.
+//!
+//! [`build`] takes everything up to the point where it listens and returns a [`Bound`] with real addresses; nothing is
+//! served before all of it worked. [`Bound::run`] serves until asked to stop, then: no new connections, streams end,
+//! counted refusals are written, the ledger is closed with its final checkpoint. Callers are `cli::up`, `cli::server`
+//! and the tests.
 
+pub mod addresses;
+pub mod backend;
 pub mod directory;
+pub mod projection;
 pub mod sockets;
+mod state;
+mod summary;
+//mod web;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::net::{TcpListener, UnixListener};
+use tonic_health::server::HealthReporter;
+use tracing::{error, info, warn};
+
+use crate::api::{admin, http, sds};
+use crate::config::Settings;
+use crate::feed::Feed;
+use crate::rotation;
+//use crate::telemetry::Metrics;
+
+use addresses::{Addresses, AddressesFile, SdsAddress};
+use backend::{AppBackend, AppLedger};
+use state::State;
+use summary::summary;
+
+pub use state::AppError;
+
+/// A server that holds its listeners and has served nobody yet.
+pub struct Bound {
+    state: State,
+    settings: Settings,
+    feed: Feed,
+    sds: Vec<(String, UnixListener)>,
+    admin: UnixListener,
+    http: Option<TcpListener>,
+    addresses: Addresses,
+}
+
+impl std::fmt::Debug for Bound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Bound({:?})", self.addresses)
+    }
+}
+
+/// Opens or makes everything of one installation, and binds its listeners.
+///
+/// # Errors
+/// [`AppError`]; what was made stays, and the next start goes on from there.
+pub async fn build(settings: Settings) -> Result<Bound, AppError> {
+    let state = State::open(&settings).await?;
+    let built = bind(&settings, &state).await;
+    match built {
+        Ok((feed, sds, admin, http, addresses)) => Ok(Bound { state, settings, feed, sds, admin, http, addresses }),
+        Err(failure) => {
+            state.close(settings.limits.drain).await;
+            Err(failure)
+        }
+    }
+}
+
+type Listeners = (Feed, Vec<(String, UnixListener)>, UnixListener, Option<TcpListener>, Addresses);
+
+async fn bind(settings: &Settings, state: &State) -> Result<Listeners, AppError> {
+    let feed = state.feed(settings);
+    let mut sds = Vec::new();
+    for socket in &settings.sds.listen {
+        sds.push((socket.name.clone(), sockets::unix(socket.path.as_path(), socket.mode)?));
+    }
+    let admin = sockets::unix(settings.admin.as_path(), 0o600)?;
+    let http = match &settings.http {
+        Some(http) => Some(sockets::tcp(http.listen).await?),
+        None => None,
+    };
+    let local = http.as_ref().and_then(|listener| listener.local_addr().ok());
+    let addresses = Addresses {
+        schema: addresses::SCHEMA,
+        pid: std::process::id(),
+        trust_domain: settings.trust_domain.clone(),
+        http: local,
+        admin: settings.admin.as_path().to_owned(),
+        sds: settings
+            .sds
+            .listen
+            .iter()
+            .map(|socket| SdsAddress { name: socket.name.clone(), path: socket.path.as_path().to_owned() })
+            .collect(),
+    };
+    Ok((feed, sds, admin, http, addresses))
+}
+
+impl Bound {
+    /// Where it listens.
+    #[must_use]
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// What `up` tells its operator; `None` without an active authority, which a server that was built has.
+    #[must_use]
+    pub fn summary(&self) -> Option<crate::cli::up::UpSummary> {
+        summary(&self.state, &self.settings, &self.addresses)
+    }
+
+    /// Serves until `stop` resolves, then drains.
+    ///
+    /// # Errors
+    /// When a listener or the ledger could not be served or closed.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), AppError> {
+        let Self { mut state, settings, feed, sds, admin, http, addresses } = self;
+        let stopping = state.tasks.stopping();
+        //let metrics = Metrics::new();
+        let health = HealthReporter::new();
+        let backend = Arc::new(AppBackend::new(&state, feed.clone(), &settings, &addresses));
+
+        let context = sds::SdsContext {
+            feed: feed.clone(),
+            tasks: state.tasks.clone(),
+            limits: Arc::new(settings.limits.sds.clone()),
+            health: health.clone(),
+        };
+        for (name, listener) in sds {
+            sds::serve(listener, &name, context.clone());
+        }
+        let service = admin::AdminService::new(admin::Sources::new(
+            backend,
+            Arc::new(AppLedger::new(&state)),
+            Arc::clone(&state.store),
+            state.clock.clone(),
+            state.entropy.clone(),
+            state.recorder.clone(),
+        ));
+        let serving = admin::serve(admin, service, stopping.clone());
+        state.tasks.spawn("admin", async move {
+            if let Err(failure) = serving.await {
+                error!(error = %failure, "the admin socket is not served any more");
+            }
+        });
+        if let Some(listener) = http {
+            //http::serve(listener, web::sources(&state, &feed, metrics), &state.tasks);
+        }
+        let clock = || state.clock.clone();
+        if let Some(keeper) = state.keeper.take() {
+            state.tasks.spawn("rotation.authorities", rotation::authorities(keeper, clock(), stopping.clone()));
+        }
+        let refusals = rotation::refusals(state.street.clone(), clock(), stopping.clone());
+        state.tasks.spawn("rotation.refusals", refusals);
+        let file = AddressesFile::write(state.directory.path(), &addresses)?;
+        info!(trust_domain = %settings.trust_domain, "ready");
+
+        tokio::select! {
+            () = stop => {}
+            () = stopping.cancelled() => {}
+        }
+        info!("stopping");
+        drop(file);
+        for socket in &settings.sds.listen {
+            remove_socket(socket.path.as_path());
+        }
+        remove_socket(settings.admin.as_path());
+        state.close(settings.limits.drain).await;
+        Ok(())
+    }
+}
+
+/// A socket that stays is harmless: the next start replaces it.
+fn remove_socket(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path) {
+        warn!(path = %path.display(), %error, "a socket could not be removed");
+    }
+}

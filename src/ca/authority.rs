@@ -231,15 +231,8 @@ impl Keeper {
     }
 
     fn slots(&self) -> Vec<AuthoritySlot<Name>> {
-        let slot = |authority: &Arc<Authority>| AuthoritySlot {
-            key: authority.name,
-            state: authority.state,
-            not_before: authority.issuer.not_before(),
-            not_after: authority.issuer.not_after(),
-            // It signed its last leaf before it began to retire.
-            last_leaf: (authority.state == State::Retiring).then(|| authority.since + self.parts.plan.longest_leaf),
-        };
-        self.authorities().at(Level::Issuing).map(slot).collect()
+        let longest_leaf = self.parts.plan.longest_leaf;
+        self.authorities().at(Level::Issuing).map(|authority| authority.slot(longest_leaf)).collect()
     }
 
     fn authorities(&self) -> Arc<Authorities> {

@@ -8,10 +8,12 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use time::OffsetDateTime;
 
 use crate::ca::sign::SigningKey;
+use crate::policy::schedule::AuthoritySlot;
 use crate::x509::chain::Issuer;
 
 pub use crate::policy::schedule::AuthorityState as State;
@@ -109,6 +111,18 @@ impl Authority {
     #[must_use]
     pub fn is_active(&self) -> bool {
         self.state == State::Active
+    }
+
+    /// As its schedule sees it, where leaves live for at most `longest_leaf`: it signed its last one before it retired.
+    #[must_use]
+    pub fn slot(&self, longest_leaf: Duration) -> AuthoritySlot<Name> {
+        AuthoritySlot {
+            key: self.name,
+            state: self.state,
+            not_before: self.issuer.not_before(),
+            not_after: self.issuer.not_after(),
+            last_leaf: (self.state == State::Retiring).then(|| self.since + longest_leaf),
+        }
     }
 
     /// Its certificate.

@@ -14,6 +14,7 @@ mod keys;
 mod read;
 pub mod reference;
 
+use crate::api::sds::SdsLimits;
 use crate::feed::{FeedLimits, SdsNames};
 use crate::identity::TrustDomain;
 use crate::policy::ADMIN_SOCKET;
@@ -120,12 +121,8 @@ pub struct LedgerSettings {
 pub struct Limits {
     /// Those of the feed.
     pub feed: FeedLimits,
-    /// Connections on one SDS socket.
-    pub max_connections: usize,
-    /// Streams on one connection.
-    pub max_streams_per_connection: u32,
-    /// The largest message from a client, in bytes.
-    pub max_message_bytes: usize,
+    /// Those of the SDS edge.
+    pub sds: SdsLimits,
     /// How long a stopping server waits for what is under way.
     pub drain: Duration,
 }
@@ -412,13 +409,7 @@ impl Default for LedgerSettings {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            feed: FeedLimits::default(),
-            max_connections: 10_000,
-            max_streams_per_connection: 1_000,
-            max_message_bytes: 1 << 20,
-            drain: Duration::from_secs(10),
-        }
+        Self { feed: FeedLimits::default(), sds: SdsLimits::default(), drain: Duration::from_secs(10) }
     }
 }
 

@@ -3,6 +3,7 @@
 //! The keys asked for here are the keys of the table in `keys`; a test compares the two.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use super::{
     AuthoritySettings, CaSettings, DAY, DEFAULT_MODE, HttpSettings, LedgerSettings, Limits, LogFormat, LogLevel,
     LogSettings, MIB, SdsSettings, SdsSocket, SettingError, Settings, SocketPath, is_loopback, socket_problems,
 };
+use crate::api::sds::SdsLimits;
 use crate::feed::{FeedLimits, SdsNames};
 use crate::identity::{LONGEST_ID, TrustDomain};
 use crate::policy::ADMIN_SOCKET;
@@ -180,36 +182,64 @@ fn ledger(table: &Table<'_, '_>) -> LedgerSettings {
 
 fn limits(table: &Table<'_, '_>) -> Limits {
     let default = Limits::default();
-    let count = |key, bounds, default: usize| {
-        table.integer(key, bounds).and_then(|count| usize::try_from(count).ok()).unwrap_or(default)
-    };
-    let span = |key, bounds, default| table.span(key, bounds).unwrap_or(default);
-    let feed = FeedLimits {
-        max_certificates_per_caller: count(
-            "max_certificates_per_caller",
-            1..=1_000_000,
-            default.feed.max_certificates_per_caller,
-        ),
-        max_issues_at_once: count("max_issues_at_once", 1..=100_000, default.feed.max_issues_at_once),
-        renewal_retry_first: span("renewal_retry_first", SECOND / 10..=HOUR, default.feed.renewal_retry_first),
-        renewal_retry_longest: span("renewal_retry_longest", SECOND..=DAY, default.feed.renewal_retry_longest),
-        overdue_spread: span("overdue_spread", Duration::ZERO..=HOUR, default.feed.overdue_spread),
-    };
-    if feed.renewal_retry_first > feed.renewal_retry_longest {
-        table.note("renewal_retry_first", &SettingError::RetriesReversed);
-    }
     let limits = Limits {
-        feed,
-        max_connections: count("max_connections", 1..=1_000_000, default.max_connections),
-        max_streams_per_connection: table
-            .integer("max_streams_per_connection", 1..=1_000_000)
-            .unwrap_or(default.max_streams_per_connection),
-        // Envoy's Node of 61 KB must fit, and a message is held in memory whole.
-        max_message_bytes: count("max_message_bytes", 65_536..=67_108_864, default.max_message_bytes),
-        drain: span("drain", Duration::ZERO..=HOUR, default.drain),
+        feed: feed_limits(table, default.feed),
+        sds: sds_limits(table, default.sds),
+        drain: table.span("drain", Duration::ZERO..=HOUR).unwrap_or(default.drain),
     };
     table.done();
     limits
+}
+
+fn feed_limits(table: &Table<'_, '_>, default: FeedLimits) -> FeedLimits {
+    let span = |key, bounds, default| table.span(key, bounds).unwrap_or(default);
+    let limits = FeedLimits {
+        max_certificates_per_caller: count(
+            table,
+            "max_certificates_per_caller",
+            1..=1_000_000,
+            default.max_certificates_per_caller,
+        ),
+        max_issues_at_once: count(table, "max_issues_at_once", 1..=100_000, default.max_issues_at_once),
+        renewal_retry_first: span("renewal_retry_first", SECOND / 10..=HOUR, default.renewal_retry_first),
+        renewal_retry_longest: span("renewal_retry_longest", SECOND..=DAY, default.renewal_retry_longest),
+        overdue_spread: span("overdue_spread", Duration::ZERO..=HOUR, default.overdue_spread),
+    };
+    if limits.renewal_retry_first > limits.renewal_retry_longest {
+        table.note("renewal_retry_first", &SettingError::RetriesReversed);
+    }
+    limits
+}
+
+fn sds_limits(table: &Table<'_, '_>, default: SdsLimits) -> SdsLimits {
+    let number = |key, bounds, default| table.integer(key, bounds).unwrap_or(default);
+    let span = |key, default| table.span(key, SECOND..=HOUR).unwrap_or(default);
+    SdsLimits {
+        max_connections: count(table, "max_connections", 1..=1_000_000, default.max_connections),
+        max_connections_per_caller: count(
+            table,
+            "max_connections_per_caller",
+            1..=1_000_000,
+            default.max_connections_per_caller,
+        ),
+        max_streams_per_connection: number(
+            "max_streams_per_connection",
+            1..=1_000_000,
+            default.max_streams_per_connection,
+        ),
+        // Envoy's node of 61 KB must fit, and a message is held in memory whole.
+        max_request_bytes: count(table, "max_request_bytes", 65_536..=67_108_864, default.max_request_bytes),
+        max_header_bytes: number("max_header_bytes", 4_096..=1_048_576, default.max_header_bytes),
+        max_names_per_stream: count(table, "max_names_per_stream", 1..=100_000, default.max_names_per_stream),
+        request_timeout: span("request_timeout", default.request_timeout),
+        keepalive_interval: span("keepalive_interval", default.keepalive_interval),
+        keepalive_timeout: span("keepalive_timeout", default.keepalive_timeout),
+        idle_timeout: span("idle_timeout", default.idle_timeout),
+    }
+}
+
+fn count(table: &Table<'_, '_>, key: &'static str, bounds: RangeInclusive<u32>, default: usize) -> usize {
+    table.integer(key, bounds).and_then(|count| usize::try_from(count).ok()).unwrap_or(default)
 }
 
 fn log(table: &Table<'_, '_>) -> LogSettings {

@@ -54,7 +54,7 @@ fn every_value_is_taken() {
     assert_eq!((settings.ca.root.key, settings.ca.root.lifetime), (KeyAlgorithm::P384, DAY * 1_000));
     assert_eq!(settings.ca.issuing, AuthoritySettings { key: KeyAlgorithm::P256, lifetime: DAY * 10 });
     assert_eq!(settings.ledger, LedgerSettings { reserve_bytes: 2 << 20 });
-    assert_eq!((settings.limits.max_connections, settings.limits.drain), (3, Duration::ZERO));
+    assert_eq!((settings.limits.sds.max_connections, settings.limits.drain), (3, Duration::ZERO));
     assert_eq!(settings.log, LogSettings { format: LogFormat::Json, level: LogLevel::Debug });
 }
 

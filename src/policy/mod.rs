@@ -34,6 +34,7 @@ pub const ADMIN_SOCKET: &str = "admin";
 pub struct Policy {
     rules: Vec<Rule>,
     hash: Arc<str>,
+    text: Arc<str>,
 }
 
 impl Policy {
@@ -41,6 +42,12 @@ impl Policy {
     #[must_use]
     pub fn hash_hex(&self) -> &str {
         &self.hash
+    }
+
+    /// The text it was read from.
+    #[must_use]
+    pub fn text(&self) -> &Arc<str> {
+        &self.text
     }
 
     /// The rules in order.

@@ -172,7 +172,8 @@ impl Policy {
         }
         root.done();
         document.finish(around.file)?;
-        Ok(Self { rules, hash: hex::encode(digest::digest(&digest::SHA256, text.as_bytes())).into() })
+        let hash = hex::encode(digest::digest(&digest::SHA256, text.as_bytes())).into();
+        Ok(Self { rules, hash, text: text.into() })
     }
 }
 

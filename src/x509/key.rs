@@ -57,6 +57,7 @@ pub struct SubjectKey {
     /// How many bytes of `spki` come before the bits of the key.
     key_at: usize,
     sha256: [u8; 32],
+    key_id: [u8; 20],
 }
 
 impl SubjectKey {
@@ -73,7 +74,10 @@ impl SubjectKey {
         let key_at = spki.len() - key.len();
         let mut sha256 = [0; 32];
         sha256.copy_from_slice(digest::digest(&digest::SHA256, &spki).as_ref());
-        Ok(Self { algorithm, key_at, sha256, spki })
+        // RFC 7093 section 2, method 1: the leftmost 160 bits over the key's bits alone.
+        let mut key_id = [0; 20];
+        key_id.iter_mut().zip(digest::digest(&digest::SHA256, key).as_ref()).for_each(|(to, from)| *to = *from);
+        Ok(Self { algorithm, key_at, sha256, key_id, spki })
     }
 
     /// The SubjectPublicKeyInfo, exactly as it goes into the certificate.
@@ -100,10 +104,10 @@ impl SubjectKey {
         &self.sha256
     }
 
-    /// The subject key identifier: the first 160 bits of [`Self::sha256`], RFC 7093 section 2 method 4.
+    /// The subject key identifier, RFC 7093 section 2 method 1: 160 bits of SHA-256 over [`Self::raw`].
     #[must_use]
     pub fn key_id(&self) -> &[u8] {
-        self.sha256.get(..20).unwrap_or_default()
+        &self.key_id
     }
 
     /// Modulus bits for RSA, bits of the curve or of the key for others: what tables show.

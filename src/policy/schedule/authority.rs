@@ -107,6 +107,12 @@ impl AuthorityTimes {
         if lifetime < least { Err(TooShort { lifetime, longest_leaf, least }) } else { Ok(Self { longest_leaf }) }
     }
 
+    /// The longest leaf that they leave room for.
+    #[must_use]
+    pub fn longest_leaf(&self) -> Duration {
+        self.longest_leaf
+    }
+
     /// When the successor takes over.
     #[must_use]
     pub fn hand_over_at<K>(&self, slot: &AuthoritySlot<K>) -> OffsetDateTime {

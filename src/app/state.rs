@@ -1,0 +1,265 @@
+//! What a server holds open: its directory, keys, ledger, index, authorities and street, taken up in this order.
+//!
+//! A failure at any line leaves what was made; the next start goes on from there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use tracing::{error, info, warn};
+
+use super::backend::bundle;
+use super::directory::{DataDirectory, DirectoryError};
+use super::projection::{Projection, ProjectionError};
+use super::sockets::SocketError;
+use crate::audit::event::{Action, Change, Event, Outcome, Recorder};
+use crate::audit::ledger::{CheckpointKey, Ledger, LedgerError, LedgerLimits, LedgerOptions, OpenReport};
+use crate::audit::personal::{ErasurePool, PersonalError};
+use crate::ca::authority::{AuthorityError, AuthorityPlan, Keeper, KeeperParts};
+use crate::ca::issue::{Parts, Street};
+use crate::ca::slot::Name;
+use crate::clock::Clock;
+use crate::config::files::{self, FileError};
+use crate::config::Settings;
+use crate::entropy::Entropy;
+use crate::feed::street::StreetSource;
+use crate::feed::{Feed, TrustBundle};
+use crate::identity::TrustDomain;
+use crate::keys::sealed::{SealedError, SealedStore};
+use crate::policy::{Policy, starter};
+use crate::secret::{SecretFileError, write_private};
+use crate::store::embedded::{Embedded, Opened};
+use crate::store::{Store, StoreError};
+use crate::tasks::Tasks;
+
+/// The sealed file of the ledger's signing key.
+const LEDGER_KEY: &str = "ledger-1";
+
+/// Why a server could not be taken up or served. Each names the part and the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The data directory.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// A file of ours.
+    #[error(transparent)]
+    File(#[from] SecretFileError),
+    /// The sealed keys.
+    #[error(transparent)]
+    Keys(#[from] SealedError),
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The keys of personal fields.
+    #[error(transparent)]
+    Personal(#[from] PersonalError),
+    /// The index.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The index on its way along the ledger.
+    #[error(transparent)]
+    Projection(#[from] ProjectionError),
+    /// The authorities.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// The policy file cannot be used.
+    #[error(transparent)]
+    Policy(#[from] FileError),
+    /// A listener.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+}
+
+impl AppError {
+    /// Whether the operator wrote something wrong, as against something that failed.
+    #[must_use]
+    pub fn is_mistake(&self) -> bool {
+        matches!(self, Self::Policy(_) | Self::Socket(SocketError::TooLong { .. }) | Self::Authority(AuthorityError::TooShort(_)))
+    }
+}
+
+/// Everything that is open.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) directory: DataDirectory,
+    /// Everything that serves; ended first.
+    pub(super) tasks: Tasks,
+    /// The ledger's own threads; ended last, because what serves still records.
+    ledger_tasks: Tasks,
+    pub(super) clock: Clock,
+    pub(super) entropy: Entropy,
+    pub(super) recorder: Recorder,
+    pub(super) ledger: Ledger,
+    pub(super) opened: OpenReport,
+    pub(super) personal: Arc<ErasurePool>,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) street: Street,
+    /// Until it is handed to its task.
+    pub(super) keeper: Option<Keeper>,
+    /// Authorities that this start made.
+    pub(super) made: Vec<Name>,
+    pub(super) trust_domain: TrustDomain,
+    pub(super) started_at: OffsetDateTime,
+    pub(super) notes: Vec<String>,
+}
+
+impl State {
+    /// Takes everything up.
+    pub(super) async fn open(settings: &Settings) -> Result<Self, AppError> {
+        let (clock, entropy) = (Clock::system(), Entropy::system());
+        let (tasks, ledger_tasks) = (Tasks::new(), Tasks::new());
+        let recorder = Recorder::new(entropy.clone());
+        let directory = DataDirectory::open(&settings.data_dir, &settings.trust_domain)?;
+        let policy = Arc::new(read_policy(settings, &directory)?);
+        let keys = SealedStore::open(&directory.path().join("keys"))?;
+        let personal = Arc::new(ErasurePool::open(&directory.path().join("erasure"), entropy.clone())?);
+        let mut options = LedgerOptions::new(
+            directory.path().join("ledger"),
+            settings.trust_domain.as_str(),
+            checkpoint_key(&keys, &directory)?,
+        );
+        options.limits = LedgerLimits { reserve_bytes: settings.ledger.reserve_bytes, ..LedgerLimits::default() };
+        let (ledger, opened) = Ledger::open(options, clock.clone(), &recorder, &ledger_tasks).await?;
+        let mut notes = Vec::new();
+        if let Some(recovery) = &opened.recovered {
+            notes.push(format!("the last run did not end cleanly; the ledger is whole again: {recovery:?}"));
+        }
+        let (store, found) = Embedded::open(&directory.path().join("index.redb"))?;
+        if let Opened::Replaced(why) = found {
+            notes.push(format!("the index was replaced and read anew from the ledger: {why}"));
+        }
+        let store: Arc<dyn Store> = Arc::new(store);
+        let mut projection = Projection::open(ledger.reader(), Arc::clone(&store))?;
+        projection.catch_up()?;
+        let parts = KeeperParts {
+            keys,
+            ledger: ledger.clone(),
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+            recorder: recorder.clone(),
+            plan: plan(settings, &policy),
+        };
+        let mut keeper = Keeper::open(parts, &store.authorities()?)?;
+        let made = keeper.establish().await?;
+        let in_force = [("policy", policy.hash_hex().to_owned()), ("configuration", fingerprint(settings))];
+        for (what, after) in in_force {
+            let event = recorder.event(Action::ConfigChange, Outcome::Success, clock.now());
+            record_change(&ledger, &*store, event, what, after).await?;
+        }
+        projection.catch_up()?;
+        tasks.spawn("app.projection", projection.follow(clock.clone(), tasks.stopping()));
+        let street = Street::new(Parts {
+            policy,
+            ledger: ledger.clone(),
+            authorities: keeper.watch(),
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+            recorder: recorder.clone(),
+        });
+        let started_at = clock.now();
+        let keeper = Some(keeper);
+        Ok(Self {
+            directory, tasks, ledger_tasks, clock, entropy, recorder, ledger, opened, personal, store, street, keeper, made,
+            trust_domain: settings.trust_domain.clone(), started_at,
+            notes,
+        })
+    }
+
+    /// The feed, with the bundle published and kept current.
+    pub(super) fn feed(&self, settings: &Settings) -> Feed {
+        let source =
+            StreetSource::new(self.street.clone(), Arc::clone(&self.store), self.clock.clone(), self.entropy.clone());
+        let feed = Feed::new(
+            Arc::new(source),
+            settings.trust_domain.clone(),
+            settings.sds.names.clone(),
+            settings.limits.feed.clone(),
+            self.clock.clone(),
+            self.entropy.clone(),
+        );
+        feed.publish_bundle(self.trust_bundle());
+        feed
+    }
+
+    fn trust_bundle(&self) -> TrustBundle {
+        let bundle = bundle(&self.trust_domain, &self.street.authorities().borrow());
+        let version = bundle.version().to_owned();
+        TrustBundle { trust_domain: self.trust_domain.clone(), pem: bundle.pem(), version }
+    }
+
+    /// Ends everything in order: what serves, then counted refusals, then the ledger with its last checkpoint.
+    pub(super) async fn close(&self, deadline: Duration) {
+        let left = self.tasks.drain(deadline).await;
+        if !left.is_empty() {
+            warn!(tasks = left.join(", "), "not everything ended in time");
+        }
+        self.street.flush_refusals().await;
+        if let Err(failure) = self.ledger.close().await {
+            error!(error = %failure, "the ledger did not close cleanly; the next start recovers it");
+        }
+        let left = self.ledger_tasks.drain(deadline).await;
+        if !left.is_empty() {
+            warn!(tasks = left.join(", "), "the ledger did not end in time");
+        }
+        info!("stopped");
+    }
+}
+
+/// The policy file; the starter where there is none and the directory is new.
+fn read_policy(settings: &Settings, directory: &DataDirectory) -> Result<Policy, AppError> {
+    let path = &settings.policy;
+    if directory.is_fresh() && path.starts_with(&settings.data_dir) && !path.exists() {
+        let more: Vec<&str> = settings.sds.listen.iter().skip(1).map(|socket| socket.name.as_str()).collect();
+        let text = starter(&settings.trust_domain, nix::unistd::geteuid().as_raw(), &more);
+        write_private(path, text.as_bytes())?;
+    }
+    Ok(files::load_policy(path, &settings.trust_domain, Some(&settings.socket_names()))?)
+}
+
+/// The ledger's signing key: made at the first start, then kept.
+fn checkpoint_key(keys: &SealedStore, directory: &DataDirectory) -> Result<CheckpointKey, AppError> {
+    let has_ledger = directory.path().join("ledger").exists();
+    let pkcs8 = if keys.list()?.iter().any(|name| name == LEDGER_KEY) || has_ledger {
+        // A ledger without its key is refused here: a new key would fork its history.
+        keys.get_secret(LEDGER_KEY)?
+    } else {
+        let made = CheckpointKey::generate_pkcs8()?;
+        keys.put_secret(LEDGER_KEY, &made)?;
+        made
+    };
+    Ok(CheckpointKey::from_pkcs8(&pkcs8)?)
+}
+
+fn plan(settings: &Settings, policy: &Policy) -> AuthorityPlan {
+    AuthorityPlan {
+        trust_domain: settings.trust_domain.clone(),
+        root_key: settings.ca.root.key,
+        root_lifetime: settings.ca.root.lifetime,
+        issuing_key: settings.ca.issuing.key,
+        issuing_lifetime: settings.ca.issuing.lifetime,
+        longest_leaf: policy.longest_lifetime(),
+    }
+}
+
+/// SHA-256 over the settings as they are in force, hex.
+fn fingerprint(settings: &Settings) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, format!("{settings:?}").as_bytes());
+    hex::encode(digest)
+}
+
+/// Records what is in force now, if it is not what was in force before.
+async fn record_change(
+    ledger: &Ledger,
+    store: &dyn Store,
+    event: Event,
+    what: &str,
+    after: String,
+) -> Result<(), AppError> {
+    let before = store.configured(what)?;
+    if before.as_ref() == Some(&after) {
+        return Ok(());
+    }
+    let change = Change { after: Some(after), before, count: None, what: what.to_owned() };
+    ledger.append(Event { change: Some(change), ..event }).await?;
+    Ok(())
+}
