@@ -103,12 +103,10 @@ fn since(text: Option<&str>, now: OffsetDateTime) -> Result<String, Failure> {
     });
     let number = text.get(..text.len().saturating_sub(1)).and_then(|number| number.parse::<u32>().ok());
     match (number, unit) {
-        (Some(number), Some(unit)) => {
-            Ok(rfc3339_seconds(now - time::Duration::seconds(i64::from(number) * unit)))
-        }
-        (None, _) | (_, None) => {
-            Err(Failure::usage(format!("--since {text}: write 90s, 15m, 4h, 2d, or a time such as 2026-11-23T13:00:00Z")))
-        }
+        (Some(number), Some(unit)) => Ok(rfc3339_seconds(now - time::Duration::seconds(i64::from(number) * unit))),
+        (None, _) | (_, None) => Err(Failure::usage(format!(
+            "--since {text}: write 90s, 15m, 4h, 2d, or a time such as 2026-11-23T13:00:00Z"
+        ))),
     }
 }
 

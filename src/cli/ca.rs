@@ -41,7 +41,12 @@ fn show_screen(list: &pb::AuthorityList, now: OffsetDateTime, paint: Paint) -> S
     for root in &roots {
         table.row([root.name.clone(), state(root, paint), until(root, now), held(root)]);
         for issuing in others.iter().filter(|one| one.issuer_key_id == root.key_id) {
-            table.row([format!("└─ {}", issuing.name), state(issuing, paint), until(issuing, now), under(issuing, now)]);
+            table.row([
+                format!("└─ {}", issuing.name),
+                state(issuing, paint),
+                until(issuing, now),
+                under(issuing, now),
+            ]);
         }
     }
     for orphan in others.iter().filter(|one| !roots.iter().any(|root| root.key_id == one.issuer_key_id)) {
@@ -84,7 +89,12 @@ fn next(list: &pb::AuthorityList, now: OffsetDateTime) -> String {
     let due = list.authorities.iter().filter_map(|one| Some((one.next_change_at.as_ref()?, one)));
     match due.min_by_key(|(at, _)| at.as_str()) {
         Some((at, one)) => {
-            format!("Next: {} changes on {} ({}), by itself; proxies see nothing\n", one.name, date(at), relative(at, now))
+            format!(
+                "Next: {} changes on {} ({}), by itself; proxies see nothing\n",
+                one.name,
+                date(at),
+                relative(at, now)
+            )
         }
         None => "The roots as proxies get them: chancery bundle show\n".to_owned(),
     }

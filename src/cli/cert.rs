@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::exit::{Done, Failure};
-use super::screen::{NOTHING, Paint, Screen, Table, count, relative, short, thousands};
+use super::screen::{NOTHING, Paint, Table, count, relative, short, thousands};
 use super::{Context, records};
 use crate::identity::SpiffeId;
 use crate::keys::leaf;
@@ -176,11 +176,14 @@ fn show_screen(detail: &pb::CertificateDetail, now: OffsetDateTime) -> String {
     if let Some(renews) = &certificate.renews_at {
         row("renews", when(renews));
     }
-    row("held by", match (certificate.held.as_str(), &certificate.node) {
-        ("none", _) => "no stream at this moment".to_owned(),
-        (how, Some(node)) => format!("{node} ({how})"),
-        (how, None) => how.to_owned(),
-    });
+    row(
+        "held by",
+        match (certificate.held.as_str(), &certificate.node) {
+            ("none", _) => "no stream at this moment".to_owned(),
+            (how, Some(node)) => format!("{node} ({how})"),
+            (how, None) => how.to_owned(),
+        },
+    );
     row("asked by", format!("{}, for {}", or_nothing(&certificate.caller), or_nothing(&certificate.secret_name)));
     row("rule", format!("\"{}\" of policy {}", certificate.rule, short(&certificate.policy_hash)));
     row("profile", certificate.profile);
@@ -292,10 +295,7 @@ fn issue_screen(output: &IssueOutput, now: OffsetDateTime) -> String {
     let files = output.key.as_ref().map_or(2, |_| 3);
     table.row(["issued".into(), format!("{}  (serial {})", output.identity, short(&output.serial))]);
     table.row(["by rule".into(), format!("\"{}\"", output.rule)]);
-    table.row([
-        "valid".into(),
-        format!("until {} ({})", output.not_after, relative(&output.not_after, now)),
-    ]);
+    table.row(["valid".into(), format!("until {} ({})", output.not_after, relative(&output.not_after, now))]);
     table.row(["recorded".into(), output.record.clone()]);
     let names = [Some(&output.cert), output.key.as_ref(), Some(&output.bundle)];
     let names: Vec<&str> = names.into_iter().flatten().map(String::as_str).collect();

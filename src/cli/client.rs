@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
 use super::exit::{Exit, Failure};
+use crate::app::addresses::Addresses;
 use crate::proto::chancery::admin::v1::admin_client::AdminClient;
 
 /// How long connecting may take: the socket is on this machine.
@@ -18,43 +18,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The largest answer that is taken, in bytes: a page of a thousand certificates with long names.
 const LARGEST_ANSWER: usize = 16 << 20;
 
-/// What a running server says of itself in `DATA/addresses.json`, as far as a client needs it.
-#[derive(Debug, Clone, Deserialize)]
-pub(crate) struct Addresses {
-    /// The process.
-    pub(crate) pid: u32,
-    /// The trust domain.
-    pub(crate) trust_domain: String,
-    /// The HTTP address, when HTTP is on.
-    #[serde(default)]
-    pub(crate) http: Option<String>,
-    /// The admin socket.
-    pub(crate) admin: PathBuf,
-    /// The SDS sockets.
-    #[serde(default)]
-    pub(crate) sds: Vec<SdsAddress>,
-}
-
-/// One SDS socket.
-#[derive(Debug, Clone, Deserialize)]
-pub(crate) struct SdsAddress {
-    /// Its name.
-    pub(crate) name: String,
-    /// Its path.
-    pub(crate) path: PathBuf,
-}
-
-impl Addresses {
-    /// Reads `DATA/addresses.json`; absent when no server runs there.
-    pub(crate) fn read(data_dir: &Path) -> Option<Self> {
-        let text = std::fs::read_to_string(data_dir.join("addresses.json")).ok()?;
-        serde_json::from_str(&text).ok()
-    }
+/// Where the server of `data_dir` listens; absent when none runs there, or its file cannot be read.
+pub(crate) fn addresses(data_dir: &Path) -> Option<Addresses> {
+    Addresses::read(data_dir).ok()
 }
 
 /// The admin socket of the server in `data_dir`.
 pub(crate) fn admin_socket(data_dir: &Path) -> PathBuf {
-    Addresses::read(data_dir).map_or_else(|| data_dir.join("admin.sock"), |addresses| addresses.admin)
+    addresses(data_dir).map_or_else(|| data_dir.join("admin.sock"), |addresses| addresses.admin)
 }
 
 /// Connects to the server in `data_dir`.

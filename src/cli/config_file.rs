@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::Context;
 use super::exit::{Done, Failure};
 use super::screen::{Format, out};
-use crate::config::{self, Settings};
+use crate::config::files::{FileError, load_policy};
+use crate::config::{Settings, reference};
 
 /// The configuration file of `chancery server`.
 #[derive(Debug, Subcommand)]
@@ -52,7 +53,7 @@ impl Config {
 }
 
 fn print_default(context: &Context) -> Done {
-    let text = config::default_file();
+    let text = reference::default_file();
     match context.screen.format {
         Format::Text => out(&text),
         Format::Json => context.screen.show(&serde_json::json!({"toml": text}), |_| String::new()),
@@ -60,10 +61,10 @@ fn print_default(context: &Context) -> Done {
 }
 
 fn check(args: &Check, context: &Context) -> Done {
-    let wrong = |error: config::FileError| Failure::usage(error.to_string());
+    let wrong = |error: FileError| Failure::usage(error.to_string());
     let settings = Settings::load(&args.config).map_err(wrong)?;
     let sockets = settings.socket_names();
-    let policy = config::load_policy(&settings.policy, &settings.trust_domain, Some(&sockets)).map_err(wrong)?;
+    let policy = load_policy(&settings.policy, &settings.trust_domain, Some(&sockets)).map_err(wrong)?;
     let output = CheckOutput {
         path: args.config.display().to_string(),
         trust_domain: settings.trust_domain.to_string(),

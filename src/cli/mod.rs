@@ -10,7 +10,7 @@ pub mod ca;
 pub mod cert;
 mod client;
 pub mod config_file;
-mod doctor;
+pub mod doctor;
 pub mod exit;
 pub mod policy;
 pub mod records;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::exit::{Done, Exit, Failure};
 use super::screen::{Paint, Table, count, short};
 use super::{Context, client};
-use crate::config;
+use crate::config::files::load_policy;
 use crate::identity::{SpiffeId, TrustDomain};
 use crate::proto::chancery::admin::v1 as pb;
 
@@ -79,12 +79,12 @@ impl Policy {
 }
 
 async fn check(args: Check, context: &Context) -> Done {
-    let addresses = client::Addresses::read(&context.data_dir);
+    let addresses = client::addresses(&context.data_dir);
     let path = args.file.unwrap_or_else(|| context.data_dir.join("policy.toml"));
-    let served = addresses.as_ref().and_then(|addresses| TrustDomain::parse(&addresses.trust_domain).ok());
+    let served = addresses.as_ref().map(|addresses| addresses.trust_domain.clone());
     let usual = || TrustDomain::parse("example.org").map_err(|error| Failure::failed(error.to_string()));
     let trust_domain = args.trust_domain.or(served).map_or_else(usual, Ok)?;
-    let policy = config::load_policy(&path, &trust_domain, None).map_err(|error| Failure::usage(error.to_string()))?;
+    let policy = load_policy(&path, &trust_domain, None).map_err(|error| Failure::usage(error.to_string()))?;
     let in_force = match &addresses {
         Some(_) => in_force(context, policy.hash_hex()).await,
         None => None,

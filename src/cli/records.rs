@@ -46,7 +46,10 @@ pub(crate) fn pretty(record: &pb::AuditRecord) -> String {
 /// One line for people: index, time, action, whom it is about, who did it.
 pub(crate) fn line(record: &pb::AuditRecord, paint: Paint) -> String {
     let Ok(event) = Event::from_leaf(record.json.as_bytes()) else {
-        return format!("{:>8}  a record of a newer schema: chancery audit show {} --output json\n", record.index, record.id);
+        return format!(
+            "{:>8}  a record of a newer schema: chancery audit show {} --output json\n",
+            record.index, record.id
+        );
     };
     let time = event.time.get(..19).unwrap_or(&event.time).replace('T', " ");
     let action = format!("{:<18}", event.action.as_str());

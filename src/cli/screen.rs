@@ -31,6 +31,7 @@ pub struct Paint(bool);
 
 impl Paint {
     /// Never colour.
+    #[cfg(test)]
     pub(crate) const PLAIN: Self = Self(false);
 
     /// Colour on a terminal, unless `NO_COLOR` (<https://no-color.org>) is set and not empty.
@@ -130,20 +131,29 @@ impl Table {
     pub(crate) fn render(&self, indent: &str) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |column: usize| {
-            self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+            self.rows.iter().filter_map(|row| row.get(column)).map(|cell| visible(cell)).max().unwrap_or(0)
         };
         let widths: Vec<usize> = (0..columns).map(width).collect();
         let mut text = String::new();
         for row in &self.rows {
             let mut line = indent.to_owned();
             for (cell, width) in row.iter().zip(&widths) {
-                line.push_str(&format!("{cell:width$}  "));
+                line.push_str(cell);
+                line.push_str(&" ".repeat(width.saturating_sub(visible(cell)) + 2));
             }
             text.push_str(line.trim_end());
             text.push('\n');
         }
         text
     }
+}
+
+/// How many columns a cell takes on a terminal: its characters without the colours.
+fn visible(cell: &str) -> usize {
+    let parts = cell.split('\u{1b}').enumerate();
+    // What follows an escape character belongs to it up to the m.
+    let shown = parts.map(|(at, part)| if at == 0 { part } else { part.split_once('m').map_or("", |(_, rest)| rest) });
+    shown.map(|part| part.chars().count()).sum()
 }
 
 /// `4h`, `2d`, `35s`: the largest unit of which there is at least one.
@@ -242,6 +252,7 @@ mod tests {
         let mut table = Table::new(&["A", "LONG HEADING", "C"]);
         table.row(["…".to_owned(), "x".to_owned(), "end".to_owned()]);
         assert_eq!(table.render("  "), "  A  LONG HEADING  C\n  …  x             end\n");
+        assert_eq!(visible(&Paint(true).bad("wrong")), 5, "colours take no room");
     }
 
     #[test]

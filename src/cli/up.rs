@@ -1,7 +1,7 @@
 //! `chancery up`: server and everything it needs in one process, with embedded defaults.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use time::OffsetDateTime;
@@ -37,7 +37,9 @@ fn http(text: &str) -> Result<Http, String> {
     if text == "off" {
         return Ok(Http(None));
     }
-    text.parse().map(|address| Http(Some(address))).map_err(|_| "write ADDRESS:PORT, such as 127.0.0.1:8080, or off".into())
+    text.parse()
+        .map(|address| Http(Some(address)))
+        .map_err(|_| "write ADDRESS:PORT, such as 127.0.0.1:8080, or off".into())
 }
 
 fn socket(text: &str) -> Result<(String, PathBuf), String> {
@@ -75,7 +77,7 @@ pub struct UpSummary {
     pub ledger: LedgerSummary,
     /// SDS sockets, in the order of configuration.
     pub sds: Vec<SdsSummary>,
-    /// The HTTP address with its real port; absent when HTTP is off.
+    /// The HTTP URL with its real port; absent when HTTP is off.
     pub http: Option<String>,
     /// Whether `deploy/demo/run` is there, seen from the working directory.
     pub demo: bool,
@@ -131,6 +133,20 @@ pub struct SdsSummary {
     pub own: Option<(u32, Option<String>)>,
 }
 
+/// Writes paths below `here` as somebody who is there would.
+pub(crate) fn relative_to(summary: &mut UpSummary, here: &Path) {
+    let shorten = |path: &mut String| {
+        if let Ok(below) = Path::new(path.as_str()).strip_prefix(here) {
+            *path = format!("./{}", below.display());
+        }
+    };
+    shorten(&mut summary.data_dir);
+    shorten(&mut summary.ledger.vkey_path);
+    summary.root.key_path.as_mut().map(shorten);
+    summary.issuing.key_path.as_mut().map(shorten);
+    summary.sds.iter_mut().for_each(|sds| shorten(&mut sds.path));
+}
+
 /// The first screen: what was made or found, where, and what to do next.
 #[must_use]
 pub fn render(summary: &UpSummary, paint: Paint) -> String {
@@ -139,13 +155,18 @@ pub fn render(summary: &UpSummary, paint: Paint) -> String {
         table.row([origin.to_owned(), what.to_owned(), detail]);
     };
     let root = &summary.root;
-    let key = root.key_path.as_ref().map_or_else(String::new, |path| {
-        format!(", key in {path} (sealed by a key beside it: fine for a try)")
-    });
+    let key = root
+        .key_path
+        .as_ref()
+        .map_or_else(String::new, |path| format!(", key in {path} (sealed by a key beside it: fine for a try)"));
     row(root.origin.word(), "root CA", format!("{}, until {}{key}", root.algorithm, root.not_after.date()));
     let issuing = &summary.issuing;
     let roll = issuing.rolls_over.map_or_else(String::new, |at| format!(", rolls over from {}", at.date()));
-    row(issuing.origin.word(), "issuing CA", format!("{}, until {}{roll}", issuing.algorithm, issuing.not_after.date()));
+    row(
+        issuing.origin.word(),
+        "issuing CA",
+        format!("{}, until {}{roll}", issuing.algorithm, issuing.not_after.date()),
+    );
     let ledger = &summary.ledger;
     let records = match ledger.origin {
         Origin::Made => String::new(),
@@ -156,13 +177,15 @@ pub fn render(summary: &UpSummary, paint: Paint) -> String {
         let name = if sds.name == "sds" { "SDS".to_owned() } else { format!("SDS {}", sds.name) };
         let you = match &sds.own {
             Some((uid, Some(identity))) => format!("   you (uid {uid}) → {identity}"),
-            Some((uid, None)) => format!("   you (uid {uid}) → nothing: chancery policy explain --uid {uid} --socket {}", sds.name),
+            Some((uid, None)) => {
+                format!("   you (uid {uid}) → nothing: chancery policy explain --uid {uid} --socket {}", sds.name)
+            }
             None => String::new(),
         };
         row("ready", &name, format!("unix:{}{you}", sds.path));
     }
     if let Some(http) = &summary.http {
-        row("ready", "HTTP", format!("http://{http}   bundle, ledger, health, metrics"));
+        row("ready", "HTTP", format!("{http}   bundle, ledger, health, metrics"));
     }
     let notes: String = summary.notes.iter().map(|note| format!("  {} {note}\n", paint.warn("note:"))).collect();
     format!(
@@ -203,39 +226,43 @@ mod tests {
     use crate::cli::screen::golden;
     use time::macros::datetime;
 
-    #[test]
-    fn the_first_screen_says_what_was_made_and_what_to_do_next() {
-        let first = UpSummary {
+    fn empty() -> UpSummary {
+        let authority = |not_after, rolls_over, key_path| AuthoritySummary {
+            origin: Origin::Made,
+            algorithm: "P-256".into(),
+            not_after,
+            rolls_over,
+            key_path,
+        };
+        UpSummary {
             trust_domain: "example.org".into(),
             data_dir: "./chancery-data".into(),
-            root: AuthoritySummary {
-                origin: Origin::Made,
-                algorithm: "P-256".into(),
-                not_after: datetime!(2036-11-21 12:00 UTC),
-                rolls_over: None,
-                key_path: Some("./chancery-data/keys".into()),
-            },
-            issuing: AuthoritySummary {
-                origin: Origin::Made,
-                algorithm: "P-256".into(),
-                not_after: datetime!(2027-02-21 12:00 UTC),
-                rolls_over: Some(datetime!(2027-01-06 12:00 UTC)),
-                key_path: None,
-            },
+            root: authority(datetime!(2036-11-21 12:00 UTC), None, Some("./chancery-data/keys".into())),
+            issuing: authority(datetime!(2027-02-21 12:00 UTC), Some(datetime!(2027-01-06 12:00 UTC)), None),
             ledger: LedgerSummary {
                 origin: Origin::Made,
                 name: "example.org/ledger/ca-2026".into(),
                 records: 0,
                 vkey_path: "./chancery-data/ledger/ca-2026/vkey".into(),
             },
+            sds: vec![],
+            http: None,
+            demo: false,
+            notes: vec![],
+        }
+    }
+
+    #[test]
+    fn the_first_screen_says_what_was_made_and_what_to_do_next() {
+        let first = UpSummary {
             sds: vec![SdsSummary {
                 name: "sds".into(),
                 path: "./chancery-data/sds.sock".into(),
                 own: Some((1000, Some("spiffe://example.org/user/1000".into()))),
             }],
-            http: Some("127.0.0.1:41873".into()),
+            http: Some("http://127.0.0.1:41873".into()),
             demo: true,
-            notes: vec![],
+            ..empty()
         };
         let mut again = first.clone();
         again.data_dir = "/srv/ca".into();
@@ -250,6 +277,18 @@ mod tests {
         again.notes = vec!["the last stop was unclean: 3 records were recovered".into()];
         let screens = [first, again].map(|summary| render(&summary, Paint::PLAIN));
         golden::check("up.txt", &screens.join("\n"));
+    }
+
+    #[test]
+    fn paths_are_as_somebody_in_that_directory_writes_them() {
+        let shorten = |path: &str| {
+            let sds = SdsSummary { name: "sds".into(), path: path.into(), own: None };
+            let mut summary = UpSummary { sds: vec![sds], ..empty() };
+            relative_to(&mut summary, Path::new("/home/kim"));
+            summary.sds.remove(0).path
+        };
+        assert_eq!(shorten("/home/kim/chancery-data/sds.sock"), "./chancery-data/sds.sock");
+        assert_eq!(shorten("/run/sds.sock"), "/run/sds.sock");
     }
 
     #[test]

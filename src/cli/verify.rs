@@ -148,8 +148,7 @@ async fn record(output: &VerifyOutput, context: &Context) -> Option<String> {
     let last = output.logs.last();
     let ask = pb::RecordVerificationRequest {
         passed: output.passed,
-        // The root hash is what a checkpoint of that size commits to.
-        checkpoint_sha256: last.map(|log| log.root.clone()).unwrap_or_default(),
+        root_hash: last.map(|log| log.root.clone()).unwrap_or_default(),
         size: last.map(|log| log.size).unwrap_or_default(),
         failure: output.failure.clone().unwrap_or_default(),
     };
@@ -184,12 +183,15 @@ fn passed_screen(output: &VerifyOutput, paint: Paint) -> String {
         ),
     };
     row("hashes", &ok, hashes);
-    let origins: Vec<String> = output.logs.iter().map(|log| format!("{} ({})", log.origin, thousands(log.size))).collect();
+    let origins: Vec<String> =
+        output.logs.iter().map(|log| format!("{} ({})", log.origin, thousands(log.size))).collect();
     let keys = if output.trusted_keys { "by the keys you gave" } else { "by the keys beside the logs" };
     row("checkpoints", &ok, format!("signed {keys}: {}", origins.join(", ")));
     match output.consistent_with {
         Some(size) => row("history", &ok, format!("continues the checkpoint of size {}", thousands(size))),
-        None => row("history", "–", "no older checkpoint given: --older FILE shows that nothing was rewritten".to_owned()),
+        None => {
+            row("history", "–", "no older checkpoint given: --older FILE shows that nothing was rewritten".to_owned())
+        }
     }
     let unsigned = output.certificates.saturating_sub(output.signed);
     let waiting = match unsigned {

@@ -7,7 +7,6 @@
 mod acts;
 pub mod backend;
 mod certificates;
-pub mod ledger;
 mod records;
 mod rules;
 mod server;

@@ -193,9 +193,9 @@ impl Admin for AdminService {
     ) -> Result<Response<pb::Recorded>, Status> {
         let operator = self.0.admit(&request).await?;
         let ask = request.into_inner();
-        let hash = &ask.checkpoint_sha256;
+        let hash = &ask.root_hash;
         if !hash.is_empty() && hex::decode(hash).map_or(true, |bytes| bytes.len() != 32) {
-            return Err(Status::invalid_argument("checkpoint_sha256 is not 64 hex digits"));
+            return Err(Status::invalid_argument("root_hash is not 64 hex digits"));
         }
         let mut event = self.0.act(Action::LedgerVerify, &operator, "checkpoint");
         if let Some(change) = event.change.as_mut() {
