@@ -151,6 +151,7 @@ impl Bound {
         if let Some(keeper) = state.keeper.take() {
             state.tasks.spawn("rotation.authorities", rotation::authorities(keeper, clock(), stopping.clone()));
         }
+        state.tasks.spawn("app.bundle", state.publish_bundles(feed.clone()));
         let refusals = rotation::refusals(state.street.clone(), clock(), stopping.clone());
         state.tasks.spawn("rotation.refusals", refusals);
         let file = AddressesFile::write(state.directory.path(), &addresses)?;
