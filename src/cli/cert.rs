@@ -215,7 +215,7 @@ async fn issue(args: Issue, context: &Context) -> Done {
         }
     };
     let identity = args.identity.map(|id| id.to_string()).unwrap_or_default();
-    let ask = pb::IssueCertificateRequest { csr, identity, request_id: String::new() };
+    let ask = pb::IssueCertificateRequest { csr, identity };
     let issued = context.admin().await?.issue_certificate(ask).await?.into_inner();
     let output = keep(&args.dir, issued, key)?;
     let screen = &context.screen;

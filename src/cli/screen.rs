@@ -156,14 +156,14 @@ fn visible(cell: &str) -> usize {
     shown.map(|part| part.chars().count()).sum()
 }
 
-/// `4h`, `2d`, `35s`: the largest unit of which there is at least one.
+/// `4h`, `2d`, `35s`: to the nearest whole unit, the largest of which there is more than one and a half.
 pub(crate) fn span(seconds: i64) -> String {
+    const UNITS: [(i64, &str); 4] = [(31_557_600, "y"), (86_400, "d"), (3_600, "h"), (60, "m")];
     let seconds = seconds.abs();
-    match seconds {
-        0..60 => format!("{seconds}s"),
-        60..3_600 => format!("{}m", seconds / 60),
-        3_600..172_800 => format!("{}h", seconds / 3_600),
-        _ => format!("{}d", seconds / 86_400),
+    let fits = |unit: i64| seconds >= if unit == 86_400 { 2 * unit } else { unit + unit / 2 };
+    match UNITS.iter().find(|(unit, _)| fits(*unit)) {
+        Some((unit, name)) => format!("{}{name}", (seconds + unit / 2) / unit),
+        None => format!("{seconds}s"),
     }
 }
 
@@ -236,6 +236,8 @@ mod tests {
         check("2026-11-21T12:00:00Z", "2d ago");
         check("2026-11-23T12:59:25Z", "35s ago");
         check("2026-11-25T12:00:00Z", "in 47h");
+        check("2026-11-24T12:59:58Z", "in 24h");
+        check("2036-11-20T13:00:00Z", "in 10y");
         check("", "–");
     }
 

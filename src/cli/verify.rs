@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Context;
 use super::exit::{Done, Exit, Failure};
-use super::screen::{Format, Paint, Table, thousands};
+use super::screen::{Format, Paint, Table, count, thousands};
 use crate::audit::ledger::VerifierKey;
 use crate::audit::verify::{Report, VerifyError, VerifyOptions, verify};
 use crate::proto::chancery::admin::v1 as pb;
@@ -198,7 +198,7 @@ fn passed_screen(output: &VerifyOutput, paint: Paint) -> String {
         0 => String::new(),
         unsigned => format!("; {} authorised without a record of their signature", thousands(unsigned)),
     };
-    row("serials", &ok, format!("{} certificates, each once{waiting}", thousands(output.certificates)));
+    row("serials", &ok, format!("{}, each once{waiting}", count(output.certificates, "certificate")));
     table.render("  ")
 }
 
