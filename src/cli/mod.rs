@@ -14,6 +14,8 @@ pub mod doctor;
 pub mod exit;
 pub mod policy;
 pub mod records;
+#[cfg(test)]
+mod schema;
 pub mod screen;
 pub mod serve;
 mod status;
