@@ -83,7 +83,8 @@ fn listeners(addresses: &Addresses) -> Vec<pb::Listener> {
         name: name.to_owned(),
         address,
     };
-    let sds = addresses.sds.iter().map(|socket| listener("sds", &socket.name, format!("unix:{}", socket.path.display())));
+    let sds =
+        addresses.sds.iter().map(|socket| listener("sds", &socket.name, format!("unix:{}", socket.path.display())));
     let admin = listener("admin", "admin", format!("unix:{}", addresses.admin.display()));
     let http = addresses.http.map(|address| listener("http", "http", format!("http://{address}")));
     sds.chain([admin]).chain(http).collect()
@@ -172,9 +173,11 @@ impl Backend for AppBackend {
     fn authorities(&self) -> Vec<AuthoritySchedule> {
         let (authorities, now) = (self.authorities_now(), self.clock.now());
         let current = bundle(&self.trust_domain, &authorities);
-        let holders = self.feed.live().into_iter().filter(|proxy| {
-            !proxy.is_certificate && proxy.acked_version.as_deref() == Some(current.version())
-        });
+        let holders = self
+            .feed
+            .live()
+            .into_iter()
+            .filter(|proxy| !proxy.is_certificate && proxy.acked_version.as_deref() == Some(current.version()));
         let held_by = u64::try_from(holders.count()).unwrap_or(u64::MAX);
         let schedule = |authority: &Arc<crate::ca::slot::Authority>| AuthoritySchedule {
             key_id: hex::encode(authority.issuer().key_id()),

@@ -19,8 +19,8 @@ use crate::ca::authority::{AuthorityError, AuthorityPlan, Keeper, KeeperParts};
 use crate::ca::issue::{Parts, Street};
 use crate::ca::slot::Name;
 use crate::clock::Clock;
-use crate::config::files::{self, FileError};
 use crate::config::Settings;
+use crate::config::files::{self, FileError};
 use crate::entropy::Entropy;
 use crate::feed::street::StreetSource;
 use crate::feed::{Feed, TrustBundle};
@@ -74,7 +74,10 @@ impl AppError {
     /// Whether the operator wrote something wrong, as against something that failed.
     #[must_use]
     pub fn is_mistake(&self) -> bool {
-        matches!(self, Self::Policy(_) | Self::Socket(SocketError::TooLong { .. }) | Self::Authority(AuthorityError::TooShort(_)))
+        matches!(
+            self,
+            Self::Policy(_) | Self::Socket(SocketError::TooLong { .. }) | Self::Authority(AuthorityError::TooShort(_))
+        )
     }
 }
 
@@ -159,8 +162,21 @@ impl State {
         let started_at = clock.now();
         let keeper = Some(keeper);
         Ok(Self {
-            directory, tasks, ledger_tasks, clock, entropy, recorder, ledger, opened, personal, store, street, keeper, made,
-            trust_domain: settings.trust_domain.clone(), started_at,
+            directory,
+            tasks,
+            ledger_tasks,
+            clock,
+            entropy,
+            recorder,
+            ledger,
+            opened,
+            personal,
+            store,
+            street,
+            keeper,
+            made,
+            trust_domain: settings.trust_domain.clone(),
+            started_at,
             notes,
         })
     }

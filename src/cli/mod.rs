@@ -1,3 +1,4 @@
 //! The command line.
 
+pub mod envoy_bootstrap;
 pub mod up;
