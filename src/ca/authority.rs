@@ -3,7 +3,7 @@
 //! One [`Keeper`] owns the authorities of a server; everyone else watches. Its order is the same at the first start and
 //! at each roll-over, and a crash at any line resumes:
 //!
-//! 1. the sealed key is written. A crash leaves a key that nothing names; the next try overwrites it;
+//! 1. the sealed key is written. A crash leaves a key that nothing names; the next try takes the next number;
 //! 2. `ca.prepare` is recorded, with the hash of what will be signed. A crash leaves an authority without a certificate,
 //!    which the next start passes over, its number used up;
 //! 3. it is signed, and `certificate.signed` holds the certificate. From here on it is prepared;
@@ -288,9 +288,7 @@ impl Keeper {
 
     /// Steps 1 to 3: key, record, certificate.
     async fn prepare(&mut self, level: Level) -> Result<Name, AuthorityError> {
-        let last = self.last(level);
-        *last += 1;
-        let name = Name { level, number: *last };
+        let name = self.next_name(level)?;
         let (algorithm, lifetime) = match level {
             Level::Root => (self.parts.plan.root_key, self.parts.plan.root_lifetime),
             Level::Issuing => (self.parts.plan.issuing_key, self.parts.plan.issuing_lifetime),
@@ -317,6 +315,19 @@ impl Keeper {
         let authority = Authority { name, state: State::Prepared, since: self.parts.clock.now(), issuer, key };
         self.publish(|all| all.push(Arc::new(authority)));
         Ok(name)
+    }
+
+    /// The next number whose key file is free.
+    fn next_name(&mut self, level: Level) -> Result<Name, AuthorityError> {
+        let sealed = self.parts.keys.list()?;
+        let last = self.last(level);
+        loop {
+            *last += 1;
+            let name = Name { level, number: *last };
+            if !sealed.contains(&name.key_file()) {
+                return Ok(name);
+            }
+        }
     }
 
     fn draft(

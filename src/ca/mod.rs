@@ -9,3 +9,5 @@ pub mod issue;
 pub mod refusals;
 pub mod sign;
 pub mod slot;
+#[cfg(test)]
+mod tests;
