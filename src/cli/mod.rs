@@ -1,4 +1,5 @@
 //! The command line.
 
 pub mod envoy_bootstrap;
+pub mod fetch;
 pub mod up;
