@@ -21,6 +21,8 @@ pub mod serve;
 mod status;
 #[cfg(test)]
 mod tests;
+pub mod envoy_bootstrap;
+pub mod fetch;
 pub mod up;
 pub mod verify;
 
