@@ -19,6 +19,7 @@ pub mod serve;
 mod status;
 #[cfg(test)]
 mod tests;
+pub mod envoy_bootstrap;
 pub mod up;
 pub mod verify;
 
