@@ -109,7 +109,7 @@ fn server_less_verification(server: &Chancery, checkpoints: &[String]) {
             crate::harness::chancery::said(&mut command).expect(0);
         }
     }
-    server.run(&["audit", "verify", "--checkpoint", file.to_str().unwrap()]).expect(0);
+    server.run(&["audit", "verify", "--older", file.to_str().unwrap()]).expect(0);
     if let Some(verifier) = &verifier {
         let mut command = std::process::Command::new(verifier);
         crate::harness::chancery::said(command.arg("fsck").arg(&log).arg(log.join("vkey"))).expect(0);

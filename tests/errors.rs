@@ -111,9 +111,7 @@ fn every_mistake_of_a_policy_is_told_at_once() {
     let said = up(&data, &[]).expect(2).expect_words(&["policy.toml", "line 3", "line 12", "line 13"]);
     assert!(said.err.contains("match"), "a rule that can match nobody says so: {said:?}");
     let path = data.join("policy.toml");
-    run(["policy", "check", "--policy", path.to_str().unwrap()])
-        .expect(2)
-        .expect_words(&["line 3", "line 12", "line 13"]);
+    run(["policy", "check", path.to_str().unwrap()]).expect(2).expect_words(&["line 3", "line 12", "line 13"]);
 }
 
 #[test]
@@ -159,18 +157,18 @@ fn who_gets_nothing_is_told_which_rules_came_closest() {
     let files = server.scratch().join("id");
     let refused = server.run(&["fetch", "--once", "--dir", files.to_str().unwrap()]);
     refused.expect(3).expect_words(&["policy explain"]);
-    server.run(&["cert", "issue", WEB, "--out", files.to_str().unwrap()]).expect(3);
+    server.run(&["cert", "issue", "--identity", WEB, "--dir", files.to_str().unwrap()]).expect(3);
 }
 
 #[test]
 fn a_weak_key_in_a_request_is_refused() {
     let Some(openssl) = need("openssl") else { return };
-    let server = Chancery::with_policy(&policy::text(&[Rule::own(WEB, "24h")]));
+    let server = Chancery::with_policy(&policy::text(&[Rule::on("admin", WEB, "24h")]));
     let [key, csr] = ["weak.pem", "weak.csr"].map(|name| server.scratch().join(name));
     let mut command = Command::new(openssl);
     command.args(["req", "-new", "-newkey", "rsa:1024", "-nodes", "-subj", "/", "-keyout"]).arg(&key);
     said(command.arg("-out").arg(&csr)).expect(0);
-    let refused = server.run(&["cert", "issue", WEB, "--csr", csr.to_str().unwrap()]);
+    let refused = server.run(&["cert", "issue", "--identity", WEB, "--csr", csr.to_str().unwrap()]);
     refused.expect(2).expect_words(&["1024", "2048"]);
 }
 

@@ -121,7 +121,7 @@ fn a_forked_history_is_found() {
     let kept = server.scratch().join("older.checkpoint");
     std::fs::copy(&old, &kept).unwrap();
     judge(&verifier, "consistency", &[&log, &log.join("vkey"), &kept]).expect(0);
-    server.run(&["audit", "verify", "--checkpoint", kept.to_str().unwrap()]).expect(0);
+    server.run(&["audit", "verify", "--older", kept.to_str().unwrap()]).expect(0);
 
     // The same key goes on from the same point to another history: neither extends the other.
     std::fs::rename(server.data(), server.scratch().join("first")).unwrap();
@@ -143,7 +143,7 @@ fn a_forked_history_is_found() {
         "verify",
         "--data-dir",
         data.to_str().unwrap(),
-        "--checkpoint",
+        "--older",
         older.to_str().unwrap(),
     ]);
     assert_eq!(ours.code, 5, "{ours:?}");

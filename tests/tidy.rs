@@ -124,3 +124,13 @@ fn every_event_is_documented_and_every_documented_event_exists() {
         first_column("docs/events.md").into_iter().filter(|name| name.contains('.')).collect();
     assert_eq!(documented, known);
 }
+
+#[test]
+fn every_configuration_key_is_documented_and_every_documented_key_exists() {
+    let known: BTreeSet<String> = chancery::config::KEYS.iter().map(chancery::config::Key::path).collect();
+    let page = source::read("docs/configuration.md");
+    for key in &known {
+        assert!(page.contains(key.as_str()), "{key} is not in docs/configuration.md");
+    }
+    assert_eq!(page, chancery::config::reference::page(), "docs/configuration.md is generated: see its first lines");
+}

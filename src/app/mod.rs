@@ -12,7 +12,7 @@ pub mod projection;
 pub mod sockets;
 mod state;
 mod summary;
-//mod web;
+mod web;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,16 +21,17 @@ use tokio::net::{TcpListener, UnixListener};
 use tonic_health::server::HealthReporter;
 use tracing::{error, info, warn};
 
-use crate::api::{admin, http, sds};
+use crate::api::http::{self, HttpLimits};
+use crate::api::{admin, sds};
 use crate::config::Settings;
 use crate::feed::Feed;
 use crate::rotation;
-//use crate::telemetry::Metrics;
 
 use addresses::{Addresses, AddressesFile, SdsAddress};
 use backend::{AppBackend, AppLedger};
 use state::State;
 use summary::summary;
+use web::Web;
 
 pub use state::AppError;
 
@@ -117,7 +118,6 @@ impl Bound {
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), AppError> {
         let Self { mut state, settings, feed, sds, admin, http, addresses } = self;
         let stopping = state.tasks.stopping();
-        //let metrics = Metrics::new();
         let health = HealthReporter::new();
         let backend = Arc::new(AppBackend::new(&state, feed.clone(), &settings, &addresses));
 
@@ -145,12 +145,13 @@ impl Bound {
             }
         });
         if let Some(listener) = http {
-            //http::serve(listener, web::sources(&state, &feed, metrics), &state.tasks);
+            http::serve(listener, Web::new(&state), HttpLimits::default(), &state.tasks);
         }
         let clock = || state.clock.clone();
         if let Some(keeper) = state.keeper.take() {
             state.tasks.spawn("rotation.authorities", rotation::authorities(keeper, clock(), stopping.clone()));
         }
+        state.tasks.spawn("app.bundle", state.publish_bundles(feed.clone()));
         let refusals = rotation::refusals(state.street.clone(), clock(), stopping.clone());
         state.tasks.spawn("rotation.refusals", refusals);
         let file = AddressesFile::write(state.directory.path(), &addresses)?;

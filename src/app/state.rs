@@ -17,7 +17,7 @@ use crate::audit::ledger::{CheckpointKey, Ledger, LedgerError, LedgerLimits, Led
 use crate::audit::personal::{ErasurePool, PersonalError};
 use crate::ca::authority::{AuthorityError, AuthorityPlan, Keeper, KeeperParts};
 use crate::ca::issue::{Parts, Street};
-use crate::ca::slot::Name;
+use crate::ca::slot::{Authorities, Name};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::config::files::{self, FileError};
@@ -193,14 +193,19 @@ impl State {
             self.clock.clone(),
             self.entropy.clone(),
         );
-        feed.publish_bundle(self.trust_bundle());
+        feed.publish_bundle(trust_bundle(&self.trust_domain, &self.street.authorities().borrow()));
         feed
     }
 
-    fn trust_bundle(&self) -> TrustBundle {
-        let bundle = bundle(&self.trust_domain, &self.street.authorities().borrow());
-        let version = bundle.version().to_owned();
-        TrustBundle { trust_domain: self.trust_domain.clone(), pem: bundle.pem(), version }
+    /// Publishes the bundle whenever the authorities change, until the server stops.
+    pub(super) fn publish_bundles(&self, feed: Feed) -> impl Future<Output = ()> + Send + 'static {
+        let (mut authorities, domain) = (self.street.authorities(), self.trust_domain.clone());
+        let stopping = self.tasks.stopping();
+        async move {
+            while stopping.run_until_cancelled(authorities.changed()).await.is_some_and(|changed| changed.is_ok()) {
+                feed.publish_bundle(trust_bundle(&domain, &authorities.borrow_and_update()));
+            }
+        }
     }
 
     /// Ends everything in order: what serves, then counted refusals, then the ledger with its last checkpoint.
@@ -219,6 +224,12 @@ impl State {
         }
         info!("stopped");
     }
+}
+
+fn trust_bundle(domain: &TrustDomain, authorities: &Authorities) -> TrustBundle {
+    let bundle = bundle(domain, authorities);
+    let version = bundle.version().to_owned();
+    TrustBundle { trust_domain: domain.clone(), pem: bundle.pem(), version }
 }
 
 /// The policy file; the starter where there is none and the directory is new.

@@ -43,6 +43,8 @@ pub struct Report {
     pub signed: u64,
     /// Records of a newer schema: hashed, not read.
     pub unread: u64,
+    /// Origins of logs that a later log continues and that are not here: pruned or archived elsewhere.
+    pub absent: Vec<String>,
     /// The size of the older checkpoint that was shown to be a prefix.
     pub consistent_with: Option<u64>,
 }
@@ -159,6 +161,7 @@ pub fn verify(
     report.certificates = claims.serials.len() as u64;
     report.signed = claims.signed.len() as u64;
     report.unread = claims.unread;
+    report.absent = claims.absent;
     Ok(report)
 }
 
@@ -181,10 +184,17 @@ fn open_logs(disk: &Arc<dyn Disk>, directory: &Path, options: &VerifyOptions) ->
             let bytes = disk.read(&path).map_err(LedgerError::io("reading", &path))?;
             Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
         };
-        let Some(note) = text(CHECKPOINT)? else { continue };
         let fault = |file: &str| {
             let path = path.join(file);
             move |source| VerifyError::Checkpoint { path, source }
+        };
+        let Some(note) = text(CHECKPOINT)? else {
+            let tiles = disk.list(&path.join("tile")).map_err(LedgerError::io("listing tiles", &path))?;
+            if tiles.is_empty() {
+                continue;
+            }
+            // Records without a checkpoint: somebody took it away, so that they would not be looked at.
+            return Err(fault(CHECKPOINT)(CheckpointError::Form("the file is missing, but there are tiles")));
         };
         let found = VerifierKey::parse(&text(VKEY)?.unwrap_or_default()).map_err(fault(VKEY))?;
         // A key in the same directory proves nothing against who can write there, so a given one decides.
@@ -265,6 +275,7 @@ struct Claims {
     certificates: HashMap<Position, (Box<str>, Box<str>)>,
     signed: HashSet<Position>,
     unread: u64,
+    absent: Vec<String>,
     /// Leaf hashes of the snapshot run at the head of the current log.
     run: Vec<Hash>,
 }
@@ -339,7 +350,10 @@ impl Claims {
         let Some(predecessor) = &closing.predecessor else { return Ok(()) };
         let origin = predecessor.lines().next().unwrap_or_default();
         // A predecessor that is not here was pruned or archived; then its last checkpoint stands in this record.
-        let Some(log) = logs.iter().find(|log| *log.origin == *origin) else { return Ok(()) };
+        let Some(log) = logs.iter().find(|log| *log.origin == *origin) else {
+            self.absent.push(origin.to_owned());
+            return Ok(());
+        };
         if log.key.verify(predecessor).as_ref() == Ok(&log.head) { Ok(()) } else { Err(Claim::Predecessor) }
     }
 }

@@ -39,6 +39,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::refusals::{Kind, Refusals, Verdict};
+pub use super::request::{Follows, IssueError, IssueRequest, Issued, KeyRequest, Nacked, RenewalCause, RequestContext};
 use super::sign::{Issuance, SignError};
 use super::slot::Authorities;
 use crate::audit::event::{Action, Actor, Event, Outcome, PolicyFacts, Recorder, Source};
@@ -46,145 +47,13 @@ use crate::audit::ledger::{Ledger, LedgerError, Position};
 use crate::caller::{Caller, Evidence};
 use crate::clock::Clock;
 use crate::entropy::Entropy;
-use crate::identity::SpiffeId;
 use crate::keys::KeyError;
 use crate::keys::leaf::{self, LeafKey};
 use crate::policy::schedule::renew_at;
 use crate::policy::{Grant, Policy, Refusal, Wanted};
-use crate::x509::csr::{Csr, CsrError};
-use crate::x509::draft::{Draft, DraftError, Signed};
+use crate::x509::csr::CsrError;
+use crate::x509::draft::{Draft, Signed};
 use crate::x509::{Serial, SubjectKey};
-
-/// Who the certificate is for, in the words of the request.
-#[derive(Debug, Clone, Default)]
-pub struct RequestContext {
-    /// The name of the secret, where the protocol has one.
-    pub secret_name: Option<String>,
-    /// The proxy's own label; not attested.
-    pub node: Option<String>,
-    /// Shared by the records of one request.
-    pub request_id: String,
-    /// The caller's trace, where it sent one.
-    pub trace_id: Option<String>,
-}
-
-/// A certificate that the new one follows.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Follows {
-    /// Its serial, hex.
-    pub serial: String,
-    /// Why it is followed.
-    pub cause: RenewalCause,
-}
-
-/// Why a certificate is renewed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum RenewalCause {
-    /// Its time had come.
-    Scheduled,
-}
-
-impl RenewalCause {
-    /// The word in records.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Scheduled => "scheduled",
-        }
-    }
-}
-
-/// Whose key the certificate binds.
-#[derive(Debug)]
-pub enum KeyRequest {
-    /// One that is made here for the one proxy that asked.
-    ServerMade,
-    /// The key of this request, which its holder never shows.
-    Csr(Box<Csr>),
-}
-
-/// A request for one certificate.
-#[derive(Debug)]
-pub struct IssueRequest {
-    /// Which identity.
-    pub wanted: Wanted,
-    /// Whose key.
-    pub key: KeyRequest,
-    /// What it follows, if it is a renewal.
-    pub follows: Option<Follows>,
-    /// For the record.
-    pub context: RequestContext,
-}
-
-/// A certificate on its way to its one owner.
-#[derive(Debug)]
-pub struct Issued {
-    /// Leaf first, then the issuing CA and what stands between it and the root; DER, no root.
-    pub chain: Vec<Vec<u8>>,
-    /// The private key, when it was made here; it leaves to its owner and is then forgotten.
-    pub key: Option<LeafKey>,
-    /// The identity in it.
-    pub identity: SpiffeId,
-    /// Hex.
-    pub serial: String,
-    /// First second of validity.
-    pub not_before: OffsetDateTime,
-    /// Last second of validity.
-    pub not_after: OffsetDateTime,
-    /// When its successor should be asked for; jittered for this certificate alone.
-    pub renew_at: OffsetDateTime,
-    /// Names content and chain, stable across restarts.
-    pub version: String,
-    /// The rule that granted it.
-    pub rule: String,
-    /// The record that authorised it.
-    pub position: Position,
-}
-
-/// What a proxy refused, and what it said.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Nacked {
-    /// The version it refused.
-    pub version: String,
-    /// The certificate's serial, where it was a certificate.
-    pub serial: Option<String>,
-    /// The certificate's identity, where it was a certificate.
-    pub identity: Option<SpiffeId>,
-    /// What the proxy said: foreign text, cleaned and bounded by the edge.
-    pub text: String,
-}
-
-/// Why there is no certificate.
-#[derive(Debug, thiserror::Error)]
-pub enum IssueError {
-    /// Policy said no; the reasons are in the ledger and in `policy explain`, not for the caller.
-    #[error("refused by policy")]
-    Refused(Refusal),
-    /// The request itself is at fault.
-    #[error("the certificate request cannot be used: {0}")]
-    Request(#[from] CsrError),
-    /// There is no authority that may sign now.
-    #[error("no issuing authority is active: chancery ca show, chancery doctor")]
-    NoAuthority,
-    /// The profile, the grant and the authority's time do not fit together.
-    #[error("no certificate can be prepared: {0}")]
-    Draft(#[from] DraftError),
-    /// A key could not be made.
-    #[error("no key could be made: {0}")]
-    Key(#[from] KeyError),
-    /// The ledger does not take records, so nothing is issued.
-    #[error("nothing is issued while the ledger takes no records: {0}")]
-    Ledger(#[from] LedgerError),
-    /// It was authorised and recorded, but not signed; the ledger says that too.
-    #[error("recorded as {position}, but not signed: {source}")]
-    Sign {
-        /// The record of the authorisation.
-        position: Position,
-        /// What happened.
-        #[source]
-        source: SignError,
-    },
-}
 
 /// What a street is made of.
 #[derive(Debug)]

@@ -7,6 +7,7 @@
 pub mod authority;
 pub mod issue;
 pub mod refusals;
+mod request;
 pub mod sign;
 pub mod slot;
 #[cfg(test)]

@@ -1,5 +1,154 @@
-//! The command line.
+//! The command line: one file for each subcommand, `main` only calls [`main`].
+//!
+//! A command asks a server over its admin socket, or works on files; it prints one screen or one JSON value and ends
+//! with a documented exit code. Screens are pure functions; what they share is in [`screen`]. Nothing here decides
+//! anything about certificates, and nothing but `cert issue` and `fetch` ever holds a key.
 
 pub mod envoy_bootstrap;
 pub mod fetch;
+pub mod audit;
+pub mod bundle;
+pub mod ca;
+pub mod cert;
+mod client;
+pub mod config_file;
+pub mod doctor;
+pub mod exit;
+pub mod policy;
+pub mod records;
+pub mod screen;
+pub mod serve;
+mod status;
+#[cfg(test)]
+mod tests;
 pub mod up;
+pub mod verify;
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use tonic::transport::Channel;
+
+use self::exit::{Done, Failure};
+use self::screen::{Format, Paint, Screen, out};
+use crate::clock::Clock;
+use crate::proto::chancery::admin::v1::admin_client::AdminClient;
+
+/// A SPIFFE certificate authority and rotation daemon for service meshes, with a tamper-evident audit ledger
+#[derive(Debug, Parser)]
+#[command(name = "chancery", version, after_help = exit::EXIT_CODES, max_term_width = 110)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+struct Global {
+    /// Text for people, or JSON with documented schemas (docs/cli-json.md)
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
+    output: Format,
+    /// Everything of one installation; the server is found by it
+    #[arg(long, global = true, env = "CHANCERY_DATA_DIR", value_name = "DIR", default_value = "./chancery-data")]
+    data_dir: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Starts a server with everything it needs, and nothing to configure
+    Up(up::Up),
+    /// Starts a server by its configuration file, with nothing implicit
+    Server(serve::Server),
+    /// Certificates: list, show, issue
+    #[command(subcommand)]
+    Cert(cert::Cert),
+    /// Authorities: show
+    #[command(subcommand)]
+    Ca(ca::Ca),
+    /// The trust bundle: show
+    #[command(subcommand)]
+    Bundle(bundle::Bundle),
+    /// Policy: check, show, explain
+    #[command(subcommand)]
+    Policy(policy::Policy),
+    /// The ledger: tail, show, prove, verify, export
+    #[command(subcommand)]
+    Audit(audit::Audit),
+    /// Says whether the server is well, in a few lines
+    Status,
+    /// Looks for what is wrong with an installation, with or without its server
+    Doctor,
+    /// The configuration file: check, default
+    #[command(subcommand)]
+    Config(config_file::Config),
+    /// Prints the version
+    Version,
+}
+
+/// What a command works with.
+pub(crate) struct Context {
+    /// How to print.
+    pub(crate) screen: Screen,
+    /// The installation.
+    pub(crate) data_dir: PathBuf,
+}
+
+impl Context {
+    /// Connects to the server of the data directory.
+    pub(crate) async fn admin(&self) -> Result<AdminClient<Channel>, Failure> {
+        client::connect(&self.data_dir).await
+    }
+}
+
+/// Reads the command line, does what it says, and returns the exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help goes to standard output and is no failure; clap's own code for the rest is ours: 2.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let format = cli.global.output;
+    let screen = Screen { format, paint: Paint::of(&std::io::stdout()), clock: Clock::system() };
+    let context = Context { screen, data_dir: cli.global.data_dir };
+    match dispatch(cli.command, &context) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(format, Paint::of(&std::io::stderr())),
+    }
+}
+
+fn dispatch(command: Command, context: &Context) -> Done {
+    match command {
+        Command::Up(args) => up::run(args, context),
+        Command::Server(args) => serve::run(&args, context),
+        Command::Cert(command) => client_side(command.run(context)),
+        Command::Ca(command) => client_side(command.run(context)),
+        Command::Bundle(command) => client_side(command.run(context)),
+        Command::Policy(command) => client_side(command.run(context)),
+        Command::Audit(command) => client_side(command.run(context)),
+        Command::Status => client_side(status::run(context)),
+        Command::Doctor => client_side(doctor::run(context)),
+        Command::Config(command) => command.run(context),
+        Command::Version => version(context),
+    }
+}
+
+/// Runs a command that waits for a server, on this thread.
+fn client_side(work: impl Future<Output = Done>) -> Done {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}
+
+fn version(context: &Context) -> Done {
+    let value = serde_json::json!({"version": env!("CARGO_PKG_VERSION")});
+    match context.screen.format {
+        Format::Text => out(&format!("chancery {}\n", env!("CARGO_PKG_VERSION"))),
+        Format::Json => out(&format!("{value}\n")),
+    }
+}

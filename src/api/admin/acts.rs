@@ -115,13 +115,8 @@ impl Sources {
         event.actor = Some(actor);
         event.source = Some(source(&operator.caller));
         event.change = Some(Change { what: what.to_owned(), ..Change::default() });
-        event.request_id = Some(self.request_id());
+        event.request_id = Some(hex::encode(self.entropy.bytes::<16>()));
         event
-    }
-
-    /// A fresh request id.
-    pub(super) fn request_id(&self) -> String {
-        hex::encode(self.entropy.bytes::<16>())
     }
 }
 

@@ -64,10 +64,12 @@ fn action(name: &str) -> Result<Vec<Action>, Status> {
         })
         .collect();
     if found.is_empty() {
-        let nearest = Action::ALL
-            .into_iter()
-            .max_by(|a, b| strsim::jaro(a.as_str(), name).total_cmp(&strsim::jaro(b.as_str(), name)))
-            .map_or("certificate.issue", Action::as_str);
+        let names = Action::ALL.into_iter().flat_map(|action| {
+            let family = action.as_str().split('.').next();
+            family.into_iter().chain([action.as_str()])
+        });
+        let likeness = |known: &str| strsim::jaro_winkler(known, name);
+        let nearest = names.max_by(|a, b| likeness(a).total_cmp(&likeness(b))).unwrap_or("certificate");
         return Err(Status::invalid_argument(format!(
             "{name:?} is no action of the ledger; did you mean {nearest}? (docs/events.md)"
         )));

@@ -101,7 +101,6 @@ impl Admin for AdminService {
         &self,
         request: Request<pb::IssueCertificateRequest>,
     ) -> Result<Response<pb::IssuedCertificate>, Status> {
-        // The certificate's own record names the operator: issuing is no second act.
         let operator = self.0.admit(&request).await?;
         let ask = request.into_inner();
         let identity = match ask.identity.as_str() {
@@ -111,7 +110,11 @@ impl Admin for AdminService {
                     .map_err(|error| Status::invalid_argument(format!("identity {text:?}: {error}")))?,
             ),
         };
-        let request_id = self.0.request_id();
+        // The certificate's own record comes from the street, which knows uids and no names; this one says who it was.
+        let mut event = self.0.act(Action::OperatorAct, &operator, "cert.issue");
+        let request_id = event.request_id.clone().unwrap_or_default();
+        event.subject = identity.as_ref().map(ToString::to_string);
+        self.0.ledger.append(event).await?;
         let ask = IssueAsk { identity, csr: ask.csr, request_id };
         self.0.backend.issue(&operator.caller, ask).await.map(Response::new)
     }
@@ -193,9 +196,9 @@ impl Admin for AdminService {
     ) -> Result<Response<pb::Recorded>, Status> {
         let operator = self.0.admit(&request).await?;
         let ask = request.into_inner();
-        let hash = &ask.checkpoint_sha256;
+        let hash = &ask.root_hash;
         if !hash.is_empty() && hex::decode(hash).map_or(true, |bytes| bytes.len() != 32) {
-            return Err(Status::invalid_argument("checkpoint_sha256 is not 64 hex digits"));
+            return Err(Status::invalid_argument("root_hash is not 64 hex digits"));
         }
         let mut event = self.0.act(Action::LedgerVerify, &operator, "checkpoint");
         if let Some(change) = event.change.as_mut() {

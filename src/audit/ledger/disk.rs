@@ -139,7 +139,7 @@ impl Disk for RealDisk {
         let new = temporary(path);
         let write = || -> io::Result<()> {
             let mut file = create(&new)?;
-            preallocate(&file, length)?;
+            let zeroed = !preallocate(&file, length)? || zeroed;
             file.write_all(content)?;
             let mut left = if zeroed { length.saturating_sub(content.len() as u64) } else { 0 };
             let zeroes = vec![0; ZEROES.min(usize::try_from(left).unwrap_or(ZEROES))];
@@ -166,13 +166,13 @@ impl Disk for RealDisk {
     }
 }
 
-/// Takes the space now, so that a full disk shows here and never in the middle of a frame.
-fn preallocate(file: &File, length: u64) -> io::Result<()> {
+/// Takes the space now, so that a full disk shows here and never in the middle of a frame. Returns whether it could:
+/// some file systems have no such call, and there only writing takes space.
+fn preallocate(file: &File, length: u64) -> io::Result<bool> {
     let end = i64::try_from(length).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
     match nix::fcntl::fallocate(file, nix::fcntl::FallocateFlags::empty(), 0, end) {
-        // Some file systems have no such call: writing zeroes takes the space as well.
-        Err(nix::errno::Errno::EOPNOTSUPP) => file.set_len(length),
-        other => other.map_err(io::Error::from),
+        Err(nix::errno::Errno::EOPNOTSUPP) => Ok(false),
+        other => other.map(|()| true).map_err(io::Error::from),
     }
 }
 

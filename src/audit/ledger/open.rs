@@ -229,6 +229,7 @@ impl Starting<'_> {
             name,
             origin,
             frontier,
+            identity: None,
             trust_domain: self.trust_domain,
             snapshot: Arc::clone(&snapshot),
             rotate_after: Duration::ZERO,

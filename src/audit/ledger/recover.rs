@@ -189,11 +189,11 @@ fn open_log(
     let base = scan.base_of(&head.log);
     let known = read_checkpoint(place, &tiles, &log.origin, scan.clean)?;
     log.floor = known.as_ref().map_or(0, |checkpoint| checkpoint.size);
-    // A closed log that the journal does not touch: its tiles were synced long ago, its checkpoint must be the last.
+    // A closed log that the journal does not touch: tiles and checkpoint were synced long ago, and may be archived.
     if !last && base == *head {
         (log.viewed, log.synced) = (head.size, head.size);
         compare(&tiles, &base, &[], known.as_ref(), head)?;
-        log.published = log.floor == head.size;
+        log.published = true;
         return Ok((log, None, Frontier::default()));
     }
     let intact = if scan.clean { tiles.edge(head).ok() } else { None };

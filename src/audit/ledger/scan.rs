@@ -79,13 +79,13 @@ impl Scan {
                 }
                 self.retired.push((resume.epoch, self.heads.clone()));
             }
-            // The first one, or a gap that a crash while recycling left: what lies before it is synced below, and the
-            // opening checks this base against the tiles.
-            Some(_) | None => {
-                self.base = base.clone();
-                self.heads = base.clone();
-                self.sections.clear();
+            // A gap that a crash while recycling left: what lies before it is synced below, and the opening checks
+            // this base against the tiles.
+            Some(resume) => {
+                self.retired.push((resume.epoch, std::mem::take(&mut self.heads)));
+                self.begin(base);
             }
+            None => self.begin(base),
         }
         self.resume = Some(Resume {
             epoch,
@@ -95,6 +95,13 @@ impl Scan {
         });
         self.clean = false;
         self.frames(epoch, &bytes)
+    }
+
+    /// Takes `base` as the state below which everything is synced.
+    fn begin(&mut self, base: &[Head]) {
+        self.base = base.to_vec();
+        self.heads = base.to_vec();
+        self.sections.clear();
     }
 
     /// Walks the frames behind the base.

@@ -139,8 +139,8 @@ impl Views {
     /// Syncs everything written so far, then frees the segments below.
     fn sync(&mut self) -> io::Result<()> {
         let unsynced = std::mem::take(&mut self.unsynced);
-        let files = unsynced.tiles.values().chain(&unsynced.checkpoints);
-        let synced = files.map(|path| self.disk.sync_file(path)).collect::<io::Result<()>>();
+        let mut files = unsynced.tiles.values().chain(&unsynced.checkpoints);
+        let synced = files.try_for_each(|path| self.disk.sync_file(path));
         let mut directories = unsynced.directories.iter();
         let synced = synced.and_then(|()| directories.try_for_each(|path| self.disk.sync_dir(path)));
         // Never to be tried again, not even when it says that the disk is full: the pages may be gone.

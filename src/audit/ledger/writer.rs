@@ -12,7 +12,7 @@ use nix::fcntl::Flock;
 use tokio::sync::{mpsc, oneshot};
 
 use super::checkpoint::CheckpointKey;
-use super::disk::Disk;
+use super::disk::{Disk, Identity};
 use super::error::LedgerError;
 use super::frame::{Body, Head, Section, encoded_length};
 use super::journal::{Journal, NoRoom, Priority};
@@ -70,6 +70,8 @@ pub(crate) struct Writer {
     pub(crate) name: String,
     pub(crate) origin: Arc<str>,
     pub(crate) frontier: Frontier,
+    /// The log's directory as it was at the first commit of this run.
+    pub(crate) identity: Option<Identity>,
     pub(crate) trust_domain: String,
     pub(crate) snapshot: SnapshotSlot,
     /// When a rotation that failed is tried again, on the monotonic clock.
@@ -138,6 +140,9 @@ impl Writer {
         }
         let full = !caught_up || self.journal.is_full();
         let (batch, refused) = if full { split(batch) } else { (batch, Vec::new()) };
+        if full {
+            self.shared.set_full(self.journal.directory(), self.clock.now());
+        }
         refuse(refused, &self.full_error());
         let notes = if full { Vec::new() } else { self.take_notes(&batch) };
         match self.write(&batch, &notes) {
@@ -214,9 +219,11 @@ impl Writer {
         if self.journal.make_room(encoded_length(body), priority, &heads)? {
             self.shared.retire(before);
         }
-        // A log directory that was removed under us would get tiles in a place that nobody looks at.
-        let directory = self.directory.join(&self.name);
-        self.disk.identity(&directory).map_err(NoRoom::Broken)?;
+        // A log directory that was removed or replaced under us would get tiles that nobody looks at.
+        let found = self.disk.identity(&self.directory.join(&self.name)).map_err(NoRoom::Broken)?;
+        if *self.identity.get_or_insert(found) != found {
+            return Err(NoRoom::Broken(std::io::Error::other("the log's directory was replaced by another")));
+        }
         self.journal.commit(body).map_err(NoRoom::Broken)
     }
 
@@ -272,6 +279,7 @@ impl Writer {
             self.shared.push(number, TailFrame { first, leaves, size: head.size, root: head.root });
         }
         (self.number, self.name, self.origin, self.frontier) = (next, name, origin, frontier);
+        self.identity = None;
         self.shared.announce();
         Ok(())
     }

@@ -90,17 +90,17 @@ async fn another_key_or_trust_domain_is_refused() {
 
 #[tokio::test]
 async fn a_removed_directory_is_noticed_at_the_next_commit() {
-    for replace in [false, true] {
+    for (what, replace) in [("journal", false), ("journal", true), ("ca-2026", false), ("ca-2026", true)] {
         let mut bench = Bench::new();
         let (ledger, report) = bench.open().await.unwrap();
         published(&ledger, report.size).await;
         let aside = bench.path().join("aside");
-        std::fs::rename(bench.path().join("journal"), &aside).unwrap();
+        std::fs::rename(bench.path().join(what), &aside).unwrap();
         if replace {
-            std::fs::create_dir(bench.path().join("journal")).unwrap();
-            for entry in std::fs::read_dir(&aside).unwrap() {
+            std::fs::create_dir(bench.path().join(what)).unwrap();
+            for entry in std::fs::read_dir(&aside).unwrap().filter(|_| what == "journal") {
                 let name = entry.unwrap().file_name();
-                std::fs::copy(aside.join(&name), bench.path().join("journal").join(&name)).unwrap();
+                std::fs::copy(aside.join(&name), bench.path().join(what).join(&name)).unwrap();
             }
         }
         let refused = ledger.append(bench.event("lost")).await;

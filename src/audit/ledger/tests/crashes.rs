@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::audit::ledger::frame::BLOCK;
+use crate::audit::ledger::frame::{BLOCK, decode};
 
 /// A ledger killed after records of which the last `awaited` may be lost with the tail: (its files, first kept size).
 async fn killed(bench: &mut Bench, records: usize) -> PathBuf {
@@ -28,7 +28,7 @@ fn forget_views(bench: &Bench) {
 fn ends(segment: &[u8]) -> Vec<usize> {
     let mut ends = Vec::new();
     let mut at = 0;
-    while let Ok(frame) = crate::audit::ledger::frame::decode(&segment[at..]) {
+    while let Ok(frame) = decode(&segment[at..]) {
         at += frame.length;
         ends.push(at);
     }
@@ -160,4 +160,13 @@ async fn a_new_year_opens_a_log_that_names_the_end_of_the_old_one() {
     bench.kill(ledger).await;
     let report = audit(bench.path());
     assert_eq!(report.logs.iter().map(|log| log.name.as_str()).collect::<Vec<_>>(), ["ca-2026", "ca-2027"]);
+    assert!(report.absent.is_empty());
+    // The old year moved to an archive: the new one says what is absent.
+    std::fs::rename(bench.path().join("ca-2026"), bench.path().join("ARCHIVE")).unwrap();
+    assert_eq!(audit(bench.path()).absent, ["example.org/ledger/ca-2026"]);
+    let (ledger, _) = bench.open().await.unwrap();
+    ledger.close().await.unwrap();
+    bench.kill(ledger).await;
+    // The journal still held it all, so its views came back.
+    assert!(audit(bench.path()).absent.is_empty());
 }

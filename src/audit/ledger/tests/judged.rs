@@ -93,6 +93,9 @@ async fn one_flipped_byte_anywhere_is_found() {
         std::fs::write(&path, &good).unwrap();
     }
     audit(bench.path());
+    std::fs::remove_file(bench.path().join("ca-2026/checkpoint")).unwrap();
+    let verdict = verify(bench.path(), &VerifyOptions::default(), &mut |_, _| {});
+    assert!(matches!(verdict, Err(VerifyError::Checkpoint { .. })), "a missing checkpoint was not found");
 }
 
 #[tokio::test]

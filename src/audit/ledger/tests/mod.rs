@@ -3,6 +3,7 @@
 mod basics;
 mod crashes;
 mod faults;
+mod hostile;
 mod judged;
 
 use std::path::Path;

@@ -1,0 +1,139 @@
+//! `chancery ca`: roots and issuing CAs, who holds them and what comes next.
+
+use clap::{Args, Subcommand};
+use time::OffsetDateTime;
+
+use super::Context;
+use super::exit::Done;
+use super::screen::{Paint, Table, count, date, relative, thousands};
+use crate::proto::chancery::admin::v1 as pb;
+
+/// The authorities of this server.
+#[derive(Debug, Subcommand)]
+pub enum Ca {
+    /// Shows roots and issuing CAs with their state
+    Show(Show),
+}
+
+/// `ca show`.
+#[derive(Debug, Args)]
+pub struct Show {
+    /// Those that are gone too
+    #[arg(long)]
+    all: bool,
+}
+
+impl Ca {
+    pub(crate) async fn run(self, context: &Context) -> Done {
+        let Self::Show(args) = self;
+        let mut answer = context.admin().await?.list_authorities(pb::ListAuthoritiesRequest {}).await?.into_inner();
+        if !args.all {
+            answer.authorities.retain(|authority| authority.state != "gone");
+        }
+        let screen = &context.screen;
+        screen.show(&answer, |list| show_screen(list, screen.now(), screen.paint))
+    }
+}
+
+fn show_screen(list: &pb::AuthorityList, now: OffsetDateTime, paint: Paint) -> String {
+    let mut table = Table::bare();
+    let (roots, others): (Vec<_>, Vec<_>) = list.authorities.iter().partition(|one| one.level == "root");
+    for root in &roots {
+        table.row([root.name.clone(), state(root, paint), until(root, now), held(root)]);
+        for issuing in others.iter().filter(|one| one.issuer_key_id == root.key_id) {
+            table.row([
+                format!("└─ {}", issuing.name),
+                state(issuing, paint),
+                until(issuing, now),
+                under(issuing, now),
+            ]);
+        }
+    }
+    for orphan in others.iter().filter(|one| !roots.iter().any(|root| root.key_id == one.issuer_key_id)) {
+        table.row([orphan.name.clone(), state(orphan, paint), until(orphan, now), under(orphan, now)]);
+    }
+    format!("{}{}", table.render(""), next(list, now))
+}
+
+fn state(authority: &pb::Authority, paint: Paint) -> String {
+    match authority.state.as_str() {
+        "tainted" => paint.bad("tainted"),
+        other => other.to_owned(),
+    }
+}
+
+fn until(authority: &pb::Authority, now: OffsetDateTime) -> String {
+    if authority.not_after.is_empty() {
+        return String::new();
+    }
+    format!("until {} ({})", date(&authority.not_after), relative(&authority.not_after, now))
+}
+
+fn held(root: &pb::Authority) -> String {
+    match root.proxies {
+        0 => "no proxy is connected".to_owned(),
+        all => format!("held by {} of {}", thousands(root.held_by), count(all, "proxy").replace("proxys", "proxies")),
+    }
+}
+
+fn under(issuing: &pb::Authority, now: OffsetDateTime) -> String {
+    let certificates = count(issuing.live_certificates, "certificate");
+    match (issuing.state.as_str(), &issuing.last_expires_at) {
+        ("retiring", Some(last)) => format!("{certificates} left, the last expires {}", relative(last, now)),
+        ("prepared", _) => "signs nothing yet".to_owned(),
+        _ => certificates,
+    }
+}
+
+fn next(list: &pb::AuthorityList, now: OffsetDateTime) -> String {
+    let due = list.authorities.iter().filter_map(|one| Some((one.next_change_at.as_ref()?, one)));
+    match due.min_by_key(|(at, _)| at.as_str()) {
+        Some((at, one)) => {
+            format!(
+                "Next: {} changes on {} ({}), by itself; proxies see nothing\n",
+                one.name,
+                date(at),
+                relative(at, now)
+            )
+        }
+        None => "The roots as proxies get them: chancery bundle show\n".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::screen::golden;
+    use time::macros::datetime;
+
+    fn authority(name: &str, level: &str, state: &str, under: &str) -> pb::Authority {
+        pb::Authority {
+            name: name.into(),
+            level: level.into(),
+            state: state.into(),
+            key_id: format!("{name} key"),
+            issuer_key_id: under.into(),
+            not_after: "2027-02-21T12:00:00Z".into(),
+            live_certificates: 12,
+            last_expires_at: Some("2026-11-23T22:00:00Z".into()),
+            held_by: 214,
+            proxies: 214,
+            ..pb::Authority::default()
+        }
+    }
+
+    #[test]
+    fn the_screen_shows_the_tree_and_what_comes_next() {
+        let mut active = authority("issuing 4", "issuing", "active", "root 1 key");
+        active.next_change_at = Some("2027-01-06T00:00:00Z".into());
+        let list = pb::AuthorityList {
+            authorities: vec![
+                authority("root 1", "root", "active", ""),
+                authority("issuing 3", "issuing", "retiring", "root 1 key"),
+                active,
+                authority("issuing 5", "issuing", "prepared", "root 1 key"),
+            ],
+        };
+        golden::check("ca-show.txt", &show_screen(&list, datetime!(2026-11-23 13:00 UTC), Paint::PLAIN));
+    }
+}

@@ -1,0 +1,118 @@
+//! `chancery status`: ready or not, what is wrong, and the numbers that matter.
+
+use time::OffsetDateTime;
+
+use super::Context;
+use super::exit::Done;
+use super::screen::{Paint, relative, thousands};
+use crate::proto::chancery::admin::v1 as pb;
+
+pub(crate) async fn run(context: &Context) -> Done {
+    let answer = context.admin().await?.get_status(pb::GetStatusRequest {}).await?.into_inner();
+    let screen = &context.screen;
+    screen.show(&answer, |status| status_screen(status, screen.now(), screen.paint))
+}
+
+fn status_screen(status: &pb::Status, now: OffsetDateTime, paint: Paint) -> String {
+    let mut text = match (status.ready, status.problems.is_empty()) {
+        (true, true) => paint.good("ready"),
+        (true, false) => format!("{}, degraded", paint.warn("ready")),
+        (false, _) => paint.bad("not ready"),
+    };
+    text.push_str(&format!(
+        ": chancery {}, trust domain {}, started {}\n",
+        status.version,
+        status.trust_domain,
+        relative(&status.started_at, now)
+    ));
+    for problem in &status.problems {
+        text.push_str(&format!("  {} {problem}\n", paint.bad("wrong:")));
+    }
+    for warning in &status.warnings {
+        text.push_str(&format!("  {}  {warning}\n", paint.warn("note:")));
+    }
+    text.push_str(&format!(
+        "  issued {}/h   renewed {}/h   refused {}/h   renewals late {}   live {}   streams {}\n",
+        thousands(status.issued_last_hour),
+        thousands(status.renewed_last_hour),
+        thousands(status.refused_last_hour),
+        thousands(status.renewals_late),
+        thousands(status.live_certificates),
+        thousands(status.streams),
+    ));
+    if let Some(ledger) = &status.ledger {
+        let health = if ledger.health == "ok" { String::new() } else { format!(", {}", paint.bad(&ledger.health)) };
+        let lag = match ledger.projection_lag {
+            0 => String::new(),
+            lag => format!(", index {} behind", thousands(lag)),
+        };
+        text.push_str(&format!(
+            "  ledger {}, {} records, checkpoint {}{health}{lag}\n",
+            ledger.origin,
+            thousands(ledger.size),
+            relative(&ledger.checkpoint_at, now)
+        ));
+    }
+    for listener in &status.listeners {
+        let name = if listener.name == listener.kind { String::new() } else { format!(" {}", listener.name) };
+        text.push_str(&format!("  {:<6}{}{name}\n", listener.kind, listener.address));
+    }
+    text.push_str(if status.problems.is_empty() {
+        "Every act as it is recorded: chancery audit tail --follow\n"
+    } else {
+        "What to look at first: chancery doctor\n"
+    });
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::screen::golden;
+    use time::macros::datetime;
+
+    #[test]
+    fn the_screen_says_first_what_is_wrong() {
+        let listener = |kind: &str, name: &str, address: &str| pb::Listener {
+            kind: kind.into(),
+            name: name.into(),
+            address: address.into(),
+        };
+        let well = pb::Status {
+            version: "0.1.0".into(),
+            trust_domain: "example.org".into(),
+            ready: true,
+            warnings: vec![
+                "the CA's keys are sealed with a key beside them, which protects nothing from whoever reads the data directory".into(),
+            ],
+            started_at: "2026-11-23T12:00:00Z".into(),
+            issued_last_hour: 1204,
+            refused_last_hour: 3,
+            live_certificates: 420,
+            streams: 214,
+            ledger: Some(pb::LedgerStatus {
+                origin: "example.org/ledger/ca-2026".into(),
+                size: 1_204_551,
+                checkpoint_at: "2026-11-23T12:59:59Z".into(),
+                health: "ok".into(),
+                projection_lag: 0,
+            }),
+            listeners: vec![
+                listener("sds", "sds", "unix:./chancery-data/sds.sock"),
+                listener("sds", "web", "unix:./chancery-data/web.sock"),
+                listener("http", "http", "http://127.0.0.1:41873"),
+            ],
+            ..pb::Status::default()
+        };
+        let mut ill = well.clone();
+        ill.ready = false;
+        ill.problems = vec!["the disk of the ledger is full: free space on ./chancery-data".into()];
+        if let Some(ledger) = ill.ledger.as_mut() {
+            ledger.health = "full".into();
+            ledger.projection_lag = 7;
+        }
+        let now = datetime!(2026-11-23 13:00 UTC);
+        let screens = [well, ill].map(|status| status_screen(&status, now, Paint::PLAIN));
+        golden::check("status.txt", &screens.join("\n"));
+    }
+}
