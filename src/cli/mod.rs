@@ -4,6 +4,8 @@
 //! with a documented exit code. Screens are pure functions; what they share is in [`screen`]. Nothing here decides
 //! anything about certificates, and nothing but `cert issue` and `fetch` ever holds a key.
 
+pub mod envoy_bootstrap;
+pub mod fetch;
 pub mod audit;
 pub mod bundle;
 pub mod ca;
