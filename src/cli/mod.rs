@@ -4,8 +4,6 @@
 //! with a documented exit code. Screens are pure functions; what they share is in [`screen`]. Nothing here decides
 //! anything about certificates, and nothing but `cert issue` and `fetch` ever holds a key.
 
-pub mod envoy_bootstrap;
-pub mod fetch;
 pub mod audit;
 pub mod bundle;
 pub mod ca;
@@ -13,7 +11,9 @@ pub mod cert;
 mod client;
 pub mod config_file;
 pub mod doctor;
+pub mod envoy_bootstrap;
 pub mod exit;
+pub mod fetch;
 pub mod policy;
 pub mod records;
 pub mod screen;
@@ -21,7 +21,6 @@ pub mod serve;
 mod status;
 #[cfg(test)]
 mod tests;
-pub mod envoy_bootstrap;
 pub mod up;
 pub mod verify;
 
