@@ -264,6 +264,7 @@ impl Fetcher<'_> {
         let start = self.clock.monotonic();
         let mut step = RECONNECT.0;
         let mut said = String::new();
+        let mut last = None;
         loop {
             let before = self.clock.monotonic();
             let left =
@@ -272,15 +273,12 @@ impl Fetcher<'_> {
                 // The files that a session makes end the timeout, so it is measured for each session anew.
                 Some(left) => tokio::select! {
                     ended = self.session() => ended,
-                    why = self.nothing_by(left) => return Err(why),
+                    why = self.nothing_by(left) => return Err(last.unwrap_or(why)),
                 },
                 None => self.session().await,
             };
             let Err(why) = ended else { return Ok(()) };
             if matches!(why, FetchError::Files(_)) {
-                return Err(why);
-            }
-            if left.is_some_and(|left| self.load().is_none() && left <= self.clock.monotonic() - before) {
                 return Err(why);
             }
             if self.clock.monotonic() - before > RECONNECT.1 {
@@ -292,6 +290,7 @@ impl Fetcher<'_> {
                 self.say(&format!("waiting   {text}; trying again"));
                 said = text;
             }
+            last = Some(why);
             self.clock.sleep(step.mul_f64(self.entropy.unit())).await;
             step = (step * 2).min(RECONNECT.1);
         }

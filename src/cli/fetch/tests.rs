@@ -124,6 +124,7 @@ async fn a_key_that_does_not_match_is_refused_and_the_files_stay() {
     let server = Server::start();
     server.fetch(&["--once"]).await.0.unwrap();
     let first = certificate(&server.dir());
+    until("disconnected", || server.feed.live().is_empty()).await;
     server.fake.mismatch();
     let watch = async {
         until("connected", || server.feed.live().iter().filter(|live| live.acked()).count() == 2).await;
