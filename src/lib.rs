@@ -24,5 +24,6 @@ pub mod rotation;
 pub mod secret;
 pub mod store;
 pub mod tasks;
+pub mod telemetry;
 pub mod toml_reader;
 pub mod x509;

@@ -9,6 +9,7 @@ pub mod addresses;
 pub mod backend;
 pub mod directory;
 pub mod projection;
+mod snapshot;
 pub mod sockets;
 mod state;
 mod summary;

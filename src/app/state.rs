@@ -11,6 +11,7 @@ use tracing::{error, info, warn};
 use super::backend::bundle;
 use super::directory::{DataDirectory, DirectoryError};
 use super::projection::{Projection, ProjectionError};
+use super::snapshot;
 use super::sockets::SocketError;
 use crate::audit::event::{Action, Change, Event, Outcome, Recorder};
 use crate::audit::ledger::{CheckpointKey, Ledger, LedgerError, LedgerLimits, LedgerOptions, OpenReport};
@@ -159,6 +160,7 @@ impl State {
             entropy: entropy.clone(),
             recorder: recorder.clone(),
         });
+        ledger.set_snapshot_source(snapshot::source(keeper.watch(), clock.clone(), recorder.clone()));
         let started_at = clock.now();
         let keeper = Some(keeper);
         Ok(Self {

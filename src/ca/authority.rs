@@ -296,7 +296,13 @@ impl Keeper {
         let key = SigningKey::new(self.parts.keys.generate(&name.key_file(), algorithm)?);
         let parent = self.authorities().active_root().filter(|_| level == Level::Issuing);
         let draft = self.draft(name, &key, lifetime, parent.as_deref())?;
-        let facts = self.facts(name, State::Prepared, key_id(&key)?, None);
+        let facts = AuthorityFacts {
+            certificate: None,
+            key_id: key_id(&key)?,
+            level: word(name.level).to_owned(),
+            name: name.to_string(),
+            state: State::Prepared.as_str().to_owned(),
+        };
         let event = self.event(Action::CaPrepare, facts, |event| event.certificate = Some(draft.facts().clone()));
         let recorded = self.parts.ledger.record(draft, event).await?;
         let signer = parent.as_ref().map_or(&key, |root| &root.key);
@@ -305,14 +311,13 @@ impl Keeper {
             Err((source, position)) => return Err(AuthorityError::Sign { position, source }),
         };
         let issuer = Arc::new(Issuer::from_der(issuance.signed.der().to_vec(), Vec::new())?);
-        let facts = self.facts(name, State::Prepared, hex::encode(issuer.key_id()), Some(&issuer));
-        let event = self.event(Action::CertificateSigned, facts, |event| {
+        let authority = Authority { name, state: State::Prepared, since: self.parts.clock.now(), issuer, key };
+        let event = self.event(Action::CertificateSigned, authority.facts(State::Prepared), |event| {
             event.refers_to = Some(issuance.position.to_string());
             event.certificate = Some(issuance.signed.facts().clone());
         });
         self.parts.ledger.append(event).await?;
-        info!(authority = %name, not_after = %rfc3339_seconds(issuer.not_after()), "prepared");
-        let authority = Authority { name, state: State::Prepared, since: self.parts.clock.now(), issuer, key };
+        info!(authority = %name, not_after = %rfc3339_seconds(authority.issuer.not_after()), "prepared");
         self.publish(|all| all.push(Arc::new(authority)));
         Ok(name)
     }
@@ -375,8 +380,7 @@ impl Keeper {
         let Some(authority) = authorities.all.iter().find(|a| a.name == name) else {
             return Err(record(&name.to_string(), "it vanished"));
         };
-        let facts = self.facts(name, state, hex::encode(authority.issuer.key_id()), Some(&authority.issuer));
-        self.parts.ledger.append(self.event(action, facts, |_| {})).await?;
+        self.parts.ledger.append(self.event(action, authority.facts(state), |_| {})).await?;
         info!(authority = %name, state = state.as_str(), "authority");
         let since = self.parts.clock.now();
         self.publish(|all| {
@@ -392,16 +396,6 @@ impl Keeper {
         let mut next = Authorities::clone(&self.authorities());
         change(&mut next.all);
         self.current.send_replace(Arc::new(next));
-    }
-
-    fn facts(&self, name: Name, state: State, key_id: String, issuer: Option<&Issuer>) -> AuthorityFacts {
-        AuthorityFacts {
-            certificate: issuer.map(|issuer| STANDARD.encode(issuer.der())),
-            key_id,
-            level: word(name.level).to_owned(),
-            name: name.to_string(),
-            state: state.as_str().to_owned(),
-        }
     }
 
     fn event(&self, action: Action, facts: AuthorityFacts, more: impl FnOnce(&mut Event)) -> Event {

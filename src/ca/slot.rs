@@ -10,8 +10,11 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use time::OffsetDateTime;
 
+use crate::audit::event::AuthorityFacts;
 use crate::ca::sign::SigningKey;
 use crate::policy::schedule::AuthoritySlot;
 use crate::x509::chain::Issuer;
@@ -125,6 +128,18 @@ impl Authority {
         }
     }
 
+    /// What a record says of it when it is in `state`.
+    #[must_use]
+    pub fn facts(&self, state: State) -> AuthorityFacts {
+        AuthorityFacts {
+            certificate: Some(STANDARD.encode(self.issuer.der())),
+            key_id: hex::encode(self.issuer.key_id()),
+            level: word(self.name.level).to_owned(),
+            name: self.name.to_string(),
+            state: state.as_str().to_owned(),
+        }
+    }
+
     /// Its certificate.
     #[must_use]
     pub fn issuer(&self) -> &Issuer {
@@ -177,10 +192,9 @@ impl Authorities {
         self.at(Level::Root).filter(trusted).map(|a| a.issuer.der().to_vec()).collect()
     }
 
-    /// The newest name of a level, or `None` before the first.
-    #[must_use]
-    pub fn newest(&self, level: Level) -> Option<Name> {
-        self.at(level).map(|authority| authority.name).max_by_key(|name| name.number)
+    /// What a record says of each.
+    pub fn facts(&self) -> impl Iterator<Item = AuthorityFacts> {
+        self.all.iter().map(|authority| authority.facts(authority.state))
     }
 }
 

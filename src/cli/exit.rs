@@ -20,6 +20,19 @@ pub enum Exit {
     Unverified = 5,
 }
 
+impl Exit {
+    /// The exit of a command that knows its number.
+    pub(crate) fn of(code: u8) -> Self {
+        match code {
+            2 => Self::Usage,
+            3 => Self::Refused,
+            4 => Self::Unreachable,
+            5 => Self::Unverified,
+            _ => Self::Failed,
+        }
+    }
+}
+
 /// The paragraph of `--help`.
 pub const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, input or configuration, 3 refused, \
                               4 no server answers, 5 verification failed";

@@ -11,15 +11,18 @@ pub mod cert;
 mod client;
 pub mod config_file;
 pub mod doctor;
+pub mod envoy_bootstrap;
 pub mod exit;
+pub mod fetch;
 pub mod policy;
 pub mod records;
+#[cfg(test)]
+mod schema;
 pub mod screen;
 pub mod serve;
 mod status;
 #[cfg(test)]
 mod tests;
-pub mod envoy_bootstrap;
 pub mod up;
 pub mod verify;
 
@@ -30,7 +33,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use tonic::transport::Channel;
 
-use self::exit::{Done, Failure};
+use self::exit::{Done, Exit, Failure};
 use self::screen::{Format, Paint, Screen, out};
 use crate::clock::Clock;
 use crate::proto::chancery::admin::v1::admin_client::AdminClient;
@@ -62,6 +65,11 @@ enum Command {
     Up(up::Up),
     /// Starts a server by its configuration file, with nothing implicit
     Server(serve::Server),
+    /// Fetches a certificate into files over SDS and keeps it fresh
+    Fetch(fetch::FetchArgs),
+    /// Envoy: bootstrap
+    #[command(subcommand)]
+    Envoy(Envoy),
     /// Certificates: list, show, issue
     #[command(subcommand)]
     Cert(cert::Cert),
@@ -86,6 +94,13 @@ enum Command {
     Config(config_file::Config),
     /// Prints the version
     Version,
+}
+
+/// Help for those who run Envoy.
+#[derive(Debug, Subcommand)]
+enum Envoy {
+    /// Writes an Envoy configuration that works as it is
+    Bootstrap(envoy_bootstrap::EnvoyBootstrapArgs),
 }
 
 /// What a command works with.
@@ -127,6 +142,8 @@ fn dispatch(command: Command, context: &Context) -> Done {
     match command {
         Command::Up(args) => up::run(args, context),
         Command::Server(args) => serve::run(&args, context),
+        Command::Fetch(args) => client_side(fetch_files(args, context)),
+        Command::Envoy(Envoy::Bootstrap(args)) => bootstrap(&args, context),
         Command::Cert(command) => client_side(command.run(context)),
         Command::Ca(command) => client_side(command.run(context)),
         Command::Bundle(command) => client_side(command.run(context)),
@@ -142,6 +159,19 @@ fn dispatch(command: Command, context: &Context) -> Done {
 /// Runs a command that waits for a server, on this thread.
 fn client_side(work: impl Future<Output = Done>) -> Done {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}
+
+async fn fetch_files(args: fetch::FetchArgs, context: &Context) -> Done {
+    let fetched = fetch::run(&args, &context.data_dir, &mut std::io::stdout()).await;
+    fetched.map_err(|error| Failure::new(Exit::of(error.exit_code()), error.to_string()))
+}
+
+fn bootstrap(args: &envoy_bootstrap::EnvoyBootstrapArgs, context: &Context) -> Done {
+    // Collected first, so that a reader that goes away early ends the command as everywhere else.
+    let (mut text, json) = (Vec::new(), context.screen.format == Format::Json);
+    envoy_bootstrap::run(args, &context.data_dir, json, &mut text)
+        .map_err(|error| Failure::new(Exit::of(error.exit_code()), error.to_string()))?;
+    out(&String::from_utf8_lossy(&text))
 }
 
 fn version(context: &Context) -> Done {

@@ -12,6 +12,7 @@ use super::screen::{Format, out};
 use super::up::{relative_to, render};
 use crate::app::{self, AppError, Bound};
 use crate::config::Settings;
+use crate::telemetry;
 
 /// `server`.
 #[derive(Debug, Args)]
@@ -29,6 +30,7 @@ pub(crate) fn run(args: &Server, context: &Context) -> Done {
 
 /// Builds, says what was made, and serves until a signal.
 pub(crate) fn start(settings: Settings, context: &Context) -> Done {
+    telemetry::init(settings.log).map_err(|error| Failure::usage(error.to_string()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         // Taken before anything is made: a signal during the start must end it in order too.

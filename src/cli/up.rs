@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use super::exit::{Done, Failure};
 use super::screen::{Paint, Table, thousands};
 use super::{Context, serve};
-use crate::config::{Settings, UpOptions};
+use crate::config::{LogLevel, Settings, UpOptions};
 use crate::identity::TrustDomain;
 
 /// Where HTTP listens when nothing else is said: loopback, a free port.
@@ -58,7 +58,9 @@ pub(crate) fn run(args: Up, context: &Context) -> Done {
         http: args.http.0,
         sockets: sockets.collect::<std::io::Result<_>>()?,
     };
-    let settings = Settings::for_up(options).map_err(|mistakes| Failure::usage(mistakes.to_string()))?;
+    let mut settings = Settings::for_up(options).map_err(|mistakes| Failure::usage(mistakes.to_string()))?;
+    // The screen says what an operator at a terminal wants to know; CHANCERY_LOG brings the rest.
+    settings.log.level = LogLevel::Warn;
     serve::start(settings, context)
 }
 
@@ -203,7 +205,7 @@ fn next(summary: &UpSummary) -> String {
     let dir = if usual { String::new() } else { format!(" --data-dir {}", summary.data_dir) };
     let mut table = Table::bare();
     table.row([format!("chancery fetch --dir id{dir}"), "a certificate in files, kept fresh".to_owned()]);
-    table.row([format!("chancery envoy bootstrap{dir}"), "an Envoy configuration that works as it is".to_owned()]);
+    table.row(["chancery envoy bootstrap --help".to_owned(), "an Envoy configuration that works as it is".to_owned()]);
     if summary.demo {
         table.row(["deploy/demo/run".to_owned(), "two Envoys: mutual TLS, renewal, the ledger".to_owned()]);
     }

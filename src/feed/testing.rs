@@ -36,11 +36,19 @@ pub(crate) fn certificate(chain_pem: &[u8], key_pem: &[u8]) -> Certificate {
 
 /// A bundle of `example.org`.
 pub(crate) fn bundle(pem: &str) -> TrustBundle {
-    TrustBundle {
-        trust_domain: TrustDomain::parse("example.org").unwrap(),
-        pem: pem.as_bytes().to_vec(),
-        version: format!("bundle-{pem}"),
-    }
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, pem.as_bytes());
+    let long = || format!("bundle-{}{}", pem.get(..1).unwrap_or_default(), hex::encode(hash));
+    let version = if pem.len() < 20 { format!("bundle-{pem}") } else { long() };
+    TrustBundle { trust_domain: TrustDomain::parse("example.org").unwrap(), pem: pem.as_bytes().to_vec(), version }
+}
+
+/// A certificate that is valid whenever the tests run, and its key, both PEM.
+pub(crate) fn self_signed(identity: &str) -> (Vec<u8>, Vec<u8>) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.subject_alt_names = vec![rcgen::SanType::URI(identity.try_into().unwrap())];
+    let certificate = params.self_signed(&key).unwrap();
+    (certificate.pem().into_bytes(), key.serialize_pem().into_bytes())
 }
 
 /// The fake source.
@@ -54,6 +62,7 @@ pub(crate) struct Fake {
 struct State {
     issued: u32,
     refuse: Option<SourceError>,
+    mismatch: bool,
     known: HashMap<String, Held>,
     log: Vec<String>,
 }
@@ -71,6 +80,11 @@ impl Fake {
     /// What every issue and admission says from now on.
     pub(crate) fn refuse(&self, why: Option<SourceError>) {
         self.state.lock().unwrap().refuse = why;
+    }
+
+    /// From now on keys do not match their certificates.
+    pub(crate) fn mismatch(&self) {
+        self.state.lock().unwrap().mismatch = true;
     }
 
     /// Policy answers anew.
@@ -123,8 +137,9 @@ impl SecretSource for Fake {
             state.known.insert(held.version.clone(), held.clone());
             let after = follows.map_or(String::new(), |follows| format!(" after {}", follows.serial));
             state.log.push(format!("issue {} {}{after}", asker.secret_name, held.serial));
-            let key_pem = SecretBytes::new(format!("planted key {number}").into_bytes());
-            Ok(Certificate { chain_pem: format!("chain {number}").into_bytes(), key_pem, held })
+            let (chain_pem, key_pem) = self_signed(held.identity.as_str());
+            let key_pem = if state.mismatch { self_signed("spiffe://example.org/other").1 } else { key_pem };
+            Ok(Certificate { chain_pem, key_pem: SecretBytes::new(key_pem), held })
         })
     }
 

@@ -30,7 +30,7 @@ const LONGEST_NODE: usize = 256;
 /// The most of a proxy's words about a refused push that is kept, in bytes.
 const LONGEST_NACK: usize = 512;
 
-/// The longest version or nonce that can be one of ours, in bytes.
+/// The longest version that can be one of ours, in bytes.
 const LONGEST_VERSION: usize = 256;
 
 /// One stream.
@@ -82,7 +82,9 @@ impl<B: Body<Data = Bytes> + Unpin> Sotw<B> {
         let wanted = |name: &str| request.resource_names.iter().any(|wanted| wanted == name);
         self.session.retain(wanted);
         self.outbox.retain(wanted);
-        let named = Some(request.version_info.as_str()).filter(|version| first && !version.is_empty());
+        // A longer one is another control plane's: as good as none.
+        let ours = 1..=LONGEST_VERSION;
+        let named = Some(request.version_info.as_str()).filter(|version| first && ours.contains(&version.len()));
         for name in &request.resource_names {
             self.session.subscribe(name, named).await.map_err(|end| status::of_stream(&end))?;
         }
@@ -104,9 +106,6 @@ impl<B: Body<Data = Bytes> + Unpin> Sotw<B> {
         let wrong = |name: &String| name.is_empty() || name.len() > LONGEST_SECRET_NAME;
         if request.resource_names.iter().any(wrong) {
             return Err(Status::invalid_argument(format!("a secret's name has 1 to {LONGEST_SECRET_NAME} bytes")));
-        }
-        if request.version_info.len() > LONGEST_VERSION || request.response_nonce.len() > LONGEST_VERSION {
-            return Err(Status::invalid_argument(format!("versions and nonces have at most {LONGEST_VERSION} bytes")));
         }
         Ok(())
     }

@@ -181,16 +181,17 @@ fn open_log(
 ) -> Result<OpenedLog, LedgerError> {
     let tiles = TileDir::new(Arc::clone(place.disk), place.directory.join(&head.log));
     let origin = origin(place.trust_domain, &head.log);
-    if last {
-        check_key(place, &tiles, &origin, &head.log)?;
-    }
     let mut log = LogState::empty(head.log.clone(), origin.into());
     (log.size, log.root) = (head.size, head.root);
     let base = scan.base_of(&head.log);
+    let closed = !last && base == *head;
+    if !closed {
+        check_key(place, &tiles, &log.origin, &head.log)?;
+    }
     let known = read_checkpoint(place, &tiles, &log.origin, scan.clean)?;
     log.floor = known.as_ref().map_or(0, |checkpoint| checkpoint.size);
     // A closed log that the journal does not touch: tiles and checkpoint were synced long ago, and may be archived.
-    if !last && base == *head {
+    if closed {
         (log.viewed, log.synced) = (head.size, head.size);
         compare(&tiles, &base, &[], known.as_ref(), head)?;
         log.published = true;

@@ -1,3 +1,5 @@
+//! The screens and files of `chancery cert`.
+
 use super::*;
 use crate::cli::screen::{golden, json};
 use crate::entropy::Entropy;

@@ -9,6 +9,7 @@ use super::{EnvoyBootstrapArgs, Peer, Role, Target};
 pub(super) const PREFACE: &str = "\
 # Written by `chancery envoy bootstrap`. Start it with: envoy -c FILE
 # Certificates, keys and roots come from chancery over a Unix socket and never touch this file or the disk.
+
 ";
 
 const SDS_CLUSTER: &str = "chancery_sds";
