@@ -146,7 +146,7 @@ impl Bound {
             }
         });
         if let Some(listener) = http {
-            http::serve(listener, Web::new(&state), HttpLimits::default(), &state.tasks);
+            http::serve(listener, Web::new(&state, feed.clone()), HttpLimits::default(), &state.tasks);
         }
         let clock = || state.clock.clone();
         if let Some(keeper) = state.keeper.take() {

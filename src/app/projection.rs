@@ -16,6 +16,7 @@ use crate::audit::follow::{FollowError, Follower};
 use crate::audit::ledger::{LedgerError, LedgerReader, Position};
 use crate::clock::Clock;
 use crate::store::{Entry, Store, StoreError};
+use crate::telemetry::Metrics;
 
 /// How often what was read is made to survive a crash, so that the next start replays no more than this.
 const SYNC_EVERY: Duration = Duration::from_secs(5);
@@ -47,6 +48,7 @@ pub struct Projection {
     store: Arc<dyn Store>,
     follower: Follower,
     applied: Arc<AtomicU64>,
+    metrics: Option<Metrics>,
 }
 
 impl Projection {
@@ -64,13 +66,18 @@ impl Projection {
             }
         };
         let follower = Follower::open(reader.clone(), cursor)?;
-        Ok(Self { reader, store, follower, applied: Arc::default() })
+        Ok(Self { reader, store, follower, applied: Arc::default(), metrics: None })
     }
 
     /// How many records this run has applied: for tests and metrics.
     #[must_use]
     pub fn applied(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.applied)
+    }
+
+    /// Counts every record from here on into `metrics`; those before are of earlier runs.
+    pub fn count_into(&mut self, metrics: Metrics) {
+        self.metrics = Some(metrics);
     }
 
     /// Applies all that is durable now.
@@ -130,6 +137,9 @@ impl Projection {
         };
         let entries: Vec<Entry<'_>> = batch.iter().map(|(position, event)| entry((position, event))).collect();
         self.store.apply(&entries)?;
+        if let Some(metrics) = &self.metrics {
+            entries.iter().for_each(|entry| metrics.recorded(entry.event));
+        }
         self.applied.fetch_add(u64::try_from(entries.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
         Ok(())
     }

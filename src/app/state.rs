@@ -32,6 +32,7 @@ use crate::secret::{SecretFileError, write_private};
 use crate::store::embedded::{Embedded, Opened};
 use crate::store::{Store, StoreError};
 use crate::tasks::Tasks;
+use crate::telemetry::{Measured, Metrics};
 
 /// The sealed file of the ledger's signing key.
 const LEDGER_KEY: &str = "ledger-1";
@@ -98,6 +99,7 @@ pub(super) struct State {
     pub(super) personal: Arc<ErasurePool>,
     pub(super) store: Arc<dyn Store>,
     pub(super) street: Street,
+    pub(super) metrics: Metrics,
     /// Until it is handed to its task.
     pub(super) keeper: Option<Keeper>,
     /// Authorities that this start made.
@@ -117,12 +119,7 @@ impl State {
         let policy = Arc::new(read_policy(settings, &directory)?);
         let keys = SealedStore::open(&directory.path().join("keys"))?;
         let personal = Arc::new(ErasurePool::open(&directory.path().join("erasure"), entropy.clone())?);
-        let mut options = LedgerOptions::new(
-            directory.path().join("ledger"),
-            settings.trust_domain.as_str(),
-            checkpoint_key(&keys, &directory)?,
-        );
-        options.limits = LedgerLimits { reserve_bytes: settings.ledger.reserve_bytes, ..LedgerLimits::default() };
+        let options = ledger_options(settings, &directory, checkpoint_key(&keys, &directory)?);
         let (ledger, opened) = Ledger::open(options, clock.clone(), &recorder, &ledger_tasks).await?;
         let mut notes = Vec::new();
         if let Some(recovery) = &opened.recovered {
@@ -135,6 +132,8 @@ impl State {
         let store: Arc<dyn Store> = Arc::new(store);
         let mut projection = Projection::open(ledger.reader(), Arc::clone(&store))?;
         projection.catch_up()?;
+        let started_at = clock.now();
+        let metrics = metrics(&ledger, &mut projection, started_at);
         let parts = KeeperParts {
             keys,
             ledger: ledger.clone(),
@@ -161,7 +160,6 @@ impl State {
             recorder: recorder.clone(),
         });
         ledger.set_snapshot_source(snapshot::source(keeper.watch(), clock.clone(), recorder.clone()));
-        let started_at = clock.now();
         let keeper = Some(keeper);
         Ok(Self {
             directory,
@@ -175,6 +173,7 @@ impl State {
             personal,
             store,
             street,
+            metrics,
             keeper,
             made,
             trust_domain: settings.trust_domain.clone(),
@@ -187,6 +186,7 @@ impl State {
     pub(super) fn feed(&self, settings: &Settings) -> Feed {
         let source =
             StreetSource::new(self.street.clone(), Arc::clone(&self.store), self.clock.clone(), self.entropy.clone());
+        let source = Measured::new(Arc::new(source), self.metrics.clone(), self.clock.clone());
         let feed = Feed::new(
             Arc::new(source),
             settings.trust_domain.clone(),
@@ -226,6 +226,21 @@ impl State {
         }
         info!("stopped");
     }
+}
+
+fn ledger_options(settings: &Settings, directory: &DataDirectory, key: CheckpointKey) -> LedgerOptions {
+    let limits = LedgerLimits { reserve_bytes: settings.ledger.reserve_bytes, ..LedgerLimits::default() };
+    let path = directory.path().join("ledger");
+    LedgerOptions { limits, ..LedgerOptions::new(path, settings.trust_domain.as_str(), key) }
+}
+
+/// Metrics that count what the ledger and the index do from now on.
+fn metrics(ledger: &Ledger, projection: &mut Projection, started_at: OffsetDateTime) -> Metrics {
+    let metrics = Metrics::new(started_at);
+    projection.count_into(metrics.clone());
+    let commits = metrics.clone();
+    ledger.observe_commits(Box::new(move |span| commits.ledger_committed(span)));
+    metrics
 }
 
 fn trust_bundle(domain: &TrustDomain, authorities: &Authorities) -> TrustBundle {

@@ -7,10 +7,13 @@ use http::StatusCode;
 use super::backend::{REFRESH_HINT_S, bundle, bundle_sequence, problems};
 use super::state::State;
 use crate::api::http::{BundleDocument, HttpSources, Route};
-use crate::audit::ledger::{Ledger, LedgerReader};
+use crate::audit::ledger::{Health, Ledger, LedgerReader, LogInfo};
 use crate::ca::issue::Street;
 use crate::clock::Clock;
+use crate::feed::Feed;
 use crate::identity::TrustDomain;
+use crate::store::Store;
+use crate::telemetry::{AuthoritySample, LedgerState, LogSample, Metrics, Sample};
 
 /// The sources of the HTTP port.
 pub(super) struct Web {
@@ -18,16 +21,69 @@ pub(super) struct Web {
     ledger: Ledger,
     clock: Clock,
     trust_domain: TrustDomain,
+    feed: Feed,
+    store: Arc<dyn Store>,
+    metrics: Metrics,
 }
 
 impl Web {
-    pub(super) fn new(state: &State) -> Arc<Self> {
+    pub(super) fn new(state: &State, feed: Feed) -> Arc<Self> {
         Arc::new(Self {
             street: state.street.clone(),
             ledger: state.ledger.clone(),
             clock: state.clock.clone(),
             trust_domain: state.trust_domain.clone(),
+            feed,
+            store: Arc::clone(&state.store),
+            metrics: state.metrics.clone(),
         })
+    }
+
+    /// What the metrics do not count themselves.
+    fn sample(&self) -> Sample {
+        let now = self.clock.now();
+        let authorities = self.street.authorities().borrow().clone();
+        let (counts, live) = (self.feed.counts(), self.feed.live());
+        let (logs, index_lag) = self.logs();
+        let levels = [("root", authorities.active_root()), ("issuing", authorities.active())];
+        Sample {
+            ready: problems(&self.ledger, &authorities, now).is_empty(),
+            pushes: counts.pushes,
+            acks: counts.acks,
+            nacks: counts.nacks,
+            kept: counts.kept,
+            renewal_failures: counts.renewal_failures,
+            subscriptions: counts.subscriptions,
+            certificates: counts.certificates,
+            renewals_late: live.iter().filter(|proxy| proxy.renew_at.is_some_and(|due| due < now)).count(),
+            first_not_after: live.iter().filter_map(|proxy| proxy.not_after).min(),
+            logs,
+            ledger: match &*self.ledger.health().borrow() {
+                Health::Ok => LedgerState::Ok,
+                Health::Full { .. } => LedgerState::Full,
+                Health::Failed { .. } => LedgerState::Failed,
+            },
+            checkpoint: Some(&*self.ledger.heads().borrow()).filter(|head| !head.checkpoint.is_empty()).map(|h| h.time),
+            notes_lost: self.ledger.notes_lost(),
+            index_lag,
+            authorities: levels
+                .into_iter()
+                .filter_map(|(level, found)| Some(AuthoritySample { level, not_after: found?.issuer().not_after() }))
+                .collect(),
+            policy_hash: self.street.policy().hash_hex().to_owned(),
+        }
+    }
+
+    /// Every log, and how many records the index lacks; all of them when it does not answer.
+    fn logs(&self) -> (Vec<LogSample>, u64) {
+        let cursor = self.store.cursor().unwrap_or_default();
+        let mut lag = 0;
+        let sample = |log: LogInfo| {
+            let applied = cursor.get(&*log.origin).map_or(0, |applied| applied.next);
+            lag += log.size.saturating_sub(applied);
+            LogSample { log: log.name, size: log.size, published: log.published }
+        };
+        (self.ledger.reader().logs().into_iter().map(sample).collect(), lag)
     }
 }
 
@@ -54,8 +110,10 @@ impl HttpSources for Web {
     }
 
     fn metrics(&self) -> String {
-        String::new()
+        self.metrics.render(&self.sample())
     }
 
-    fn answered(&self, _route: Route, _status: StatusCode) {}
+    fn answered(&self, route: Route, status: StatusCode) {
+        self.metrics.http_answered(route.as_str(), status.as_u16());
+    }
 }

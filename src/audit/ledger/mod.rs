@@ -39,7 +39,7 @@ pub use reader::{LedgerReader, LogInfo, MOST_READ};
 pub use recorded::Recorded;
 pub use recover::Recovery;
 pub use rotate::SnapshotSource;
-pub use shared::{Heads, Health};
+pub use shared::{CommitObserver, Heads, Health};
 pub use tiles::{TileKind, TileName};
 pub use writer::MOST_RECORDS;
 
@@ -135,6 +135,13 @@ impl Ledger {
     pub fn set_snapshot_source(&self, source: SnapshotSource) {
         if self.0.snapshot.set(source).is_err() {
             tracing::warn!("the ledger already has a snapshot source");
+        }
+    }
+
+    /// From now on `observer` is told how long each commit took: one append and one `fdatasync`. Only the first counts.
+    pub fn observe_commits(&self, observer: CommitObserver) {
+        if self.0.shared.commit_observer.set(observer).is_err() {
+            tracing::warn!("the ledger's commits are already observed");
         }
     }
 

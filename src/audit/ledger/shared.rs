@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -168,7 +168,12 @@ pub(crate) struct Shared {
     pub(crate) heads: watch::Sender<Heads>,
     /// Counts commits; changes when there is something new to read.
     pub(crate) committed: watch::Sender<u64>,
+    /// Told how long each commit took.
+    pub(crate) commit_observer: OnceLock<CommitObserver>,
 }
+
+/// Told how long a commit took; must return at once.
+pub type CommitObserver = Box<dyn Fn(Duration) + Send + Sync>;
 
 impl Shared {
     pub(crate) fn new(logs: Vec<LogState>, retired: VecDeque<(u64, Vec<u64>)>, heads: Heads) -> Self {
@@ -182,6 +187,7 @@ impl Shared {
             health: watch::Sender::new(Health::Ok),
             heads: watch::Sender::new(heads),
             committed: watch::Sender::new(0),
+            commit_observer: OnceLock::new(),
         }
     }
 

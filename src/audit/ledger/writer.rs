@@ -224,7 +224,12 @@ impl Writer {
         if *self.identity.get_or_insert(found) != found {
             return Err(NoRoom::Broken(std::io::Error::other("the log's directory was replaced by another")));
         }
-        self.journal.commit(body).map_err(NoRoom::Broken)
+        let began = self.clock.monotonic();
+        self.journal.commit(body).map_err(NoRoom::Broken)?;
+        if let Some(observer) = self.shared.commit_observer.get() {
+            observer(self.clock.monotonic().saturating_sub(began));
+        }
+        Ok(())
     }
 
     /// Tells each waiter where its records are; only now, after the sync.
