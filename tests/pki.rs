@@ -115,7 +115,9 @@ fn facts_in_the_ledger_are_those_of_the_certificate() {
     let facts = &record["certificate"];
     assert_eq!(facts["tbs_sha256"], digest(leaf.tbs_certificate.as_ref()).as_str());
     assert_eq!(facts["public_key_sha256"], digest(leaf.public_key().raw).as_str());
-    let signed = server.wait_for_record("the signature", |record| record["action"] == "certificate.signed");
+    let signed = server.wait_for_record("the signature", |record| {
+        record["action"] == "certificate.signed" && record["certificate"]["serial"] == facts["serial"]
+    });
     assert_eq!(signed["certificate"]["der_sha256"], digest(&der).as_str(), "{signed}");
     assert!(signed["refers_to"].as_str().unwrap().contains("/ledger/"), "{signed}");
 }

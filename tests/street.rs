@@ -1,10 +1,17 @@
 //! `chancery up`: a working authority with one command, the same one after every kind of end, several side by side.
 
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::time::Duration;
 
-use crate::harness::chancery::Chancery;
+use nix::sys::signal::Signal;
+
+use crate::harness::chancery::{Chancery, program, run};
+use crate::harness::policy::{self, Rule};
+use crate::harness::process::Process;
 use crate::harness::{SOON, alone, directory, eventually, ledger};
+
+const WEB: &str = "spiffe://example.org/ns/shop/sa/web";
 
 #[test]
 fn a_second_start_finds_the_same_authority_and_ledger_at_once() {
@@ -110,9 +117,29 @@ fn the_projection_can_be_deleted_and_comes_back() {
 #[test]
 fn a_server_with_a_configuration_file_has_nothing_implicit() {
     let place = directory();
-    let written = crate::harness::chancery::run(["config", "default"]).expect(0);
-    assert!(written.out.contains("trust_domain"), "{written:?}");
-    let path = place.path().join("chancery.toml");
-    std::fs::write(&path, &written.out).unwrap();
-    crate::harness::chancery::run(["config", "check", "--config", path.to_str().unwrap()]).expect(0);
+    let data = place.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o700)).unwrap();
+    std::fs::write(place.path().join("policy.toml"), policy::text(&[Rule::on("web", WEB, "24h")])).unwrap();
+    let file = place.path().join("chancery.toml");
+    let text = "trust_domain = \"example.org\"\ndata_dir = \"data\"\npolicy = \"policy.toml\"\n\n[[sds.listen]]\n\
+                name = \"web\"\npath = \"web.sock\"\n\n[http]\nlisten = \"127.0.0.1:0\"\n";
+    std::fs::write(&file, text).unwrap();
+    run(["config", "check", "--config", file.to_str().unwrap()]).expect(0);
+    let mut command = Command::new(program());
+    command.args(["server", "--config"]).arg(&file);
+    let mut server = Process::start("chancery", command, place.path());
+    let addresses = eventually("addresses.json", SOON, || std::fs::read_to_string(data.join("addresses.json")).ok());
+    assert!(addresses.contains("web.sock") && !addresses.contains("sds.sock"), "{addresses}");
+    run(["status", "--data-dir", data.to_str().unwrap()]).expect(0);
+    server.signal(Signal::SIGTERM);
+    assert!(server.wait(SOON).success());
+}
+
+#[test]
+fn the_default_configuration_names_every_key() {
+    let written = run(["config", "default"]).expect(0);
+    for word in ["trust_domain", "data_dir", "policy", "[http]", "[[sds.listen]]", "max_certificates_per_caller"] {
+        assert!(written.out.contains(word), "{word} is not in {}", written.out);
+    }
 }
