@@ -18,5 +18,6 @@ mod layering;
 mod ledger;
 mod pki;
 mod sds;
+mod secrets;
 mod street;
 mod tidy;

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::path::PathBuf;
 
 use clap::Args;
+use nix::sys::resource::{Resource, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Context;
@@ -32,22 +33,37 @@ pub(crate) fn run(args: &Server, context: &Context) -> Done {
 pub(crate) fn start(settings: Settings, context: &Context) -> Done {
     telemetry::init(settings.log).map_err(|error| Failure::usage(error.to_string()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    keep_memory_private();
     runtime.block_on(async {
         // Taken before anything is made: a signal during the start must end it in order too.
-        let stop = stop()?;
+        let (stop, hurry) = (signals(1)?, signals(2)?);
         let bound = app::build(settings).await.map_err(|error| failure(&error))?;
         announce(&bound, context)?;
-        bound.run(stop).await.map_err(|error| failure(&error))
+        tokio::select! {
+            ended = bound.run(stop) => ended.map_err(|error| failure(&error)),
+            () = hurry => Err(Failure::failed("ended at once by a second signal; the next start recovers the ledger")),
+        }
     })
 }
 
-/// Resolves with the first SIGINT or SIGTERM.
-fn stop() -> Result<impl Future<Output = ()>, Failure> {
+/// No core dump, and no look into memory by other processes of the same user: keys are in it.
+fn keep_memory_private() {
+    let core = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    let dumpable = nix::sys::prctl::set_dumpable(false);
+    if let Err(error) = core.and(dumpable) {
+        tracing::warn!(%error, "core dumps could not be switched off");
+    }
+}
+
+/// Resolves with the `count`-th SIGINT or SIGTERM.
+fn signals(count: usize) -> Result<impl Future<Output = ()>, Failure> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+        for _ in 0..count {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
         }
     })
 }

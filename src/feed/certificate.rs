@@ -12,9 +12,7 @@ use crate::feed::live::Registered;
 use crate::feed::payload::Payload;
 use crate::feed::source::{Asker, Certificate, Follows, Held, RenewalCause, SourceError, Wanted};
 use crate::feed::{End, Inner, count};
-
-/// The most that the wait after failures is doubled; the longest wait is reached far earlier.
-const MOST_DOUBLINGS: u32 = 16;
+use crate::policy::schedule::Backoff;
 
 pub(super) struct CertificateSubscription {
     feed: Arc<Inner>,
@@ -106,7 +104,7 @@ impl CertificateSubscription {
             if why == SourceError::NoRule {
                 return Err(why.into());
             }
-            let wait = self.backoff(failures, &why);
+            let wait = self.backoff(&held, failures, &why);
             failures += 1;
             let next = self.feed.clock.now() + wait;
             self.place.due(next);
@@ -119,18 +117,16 @@ impl CertificateSubscription {
         }
     }
 
-    /// Exponential with full jitter, so that what failed together is not tried together; never less than a tenth of
-    /// the step and never less than the source asked for, as far as the longest wait allows.
-    fn backoff(&self, failures: u32, why: &SourceError) -> Duration {
+    /// Never less than the source asked for, as far as the longest wait allows.
+    fn backoff(&self, held: &Held, failures: u32, why: &SourceError) -> Duration {
         let limits = &self.feed.limits;
-        let step = limits.renewal_retry_first.saturating_mul(1 << failures.min(MOST_DOUBLINGS));
-        let step = step.min(limits.renewal_retry_longest);
+        let backoff = Backoff { first: limits.renewal_retry_first, longest: limits.renewal_retry_longest };
         let asked = match why {
             SourceError::Unavailable { retry_after } => retry_after.unwrap_or_default(),
             SourceError::NoRule | SourceError::NotGranted | SourceError::Invalid(_) => Duration::ZERO,
         };
-        let jittered = step / 10 + (step - step / 10).mul_f64(self.feed.entropy.unit());
-        jittered.max(asked).min(limits.renewal_retry_longest)
+        let wait = backoff.wait_before(self.feed.clock.now(), held.not_after, failures, self.feed.entropy.unit());
+        wait.max(asked).min(limits.renewal_retry_longest)
     }
 
     async fn issue(&mut self, follows: Option<Follows>) -> Result<Certificate, SourceError> {

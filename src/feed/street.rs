@@ -53,7 +53,8 @@ impl StreetSource {
         if grant.identity().as_str() != row.identity {
             return None;
         }
-        let renew_at = renew_at(not_before, not_after, grant.renewal(), self.entropy.unit());
+        let issued = parse_rfc3339(&row.issued_at).ok()?;
+        let renew_at = renew_at(issued, not_after, grant.renewal(), self.entropy.unit());
         Some(Held {
             identity: SpiffeId::parse(&row.identity).ok()?,
             serial: row.serial.clone(),

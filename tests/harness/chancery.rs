@@ -194,9 +194,19 @@ impl Chancery {
         said(&mut self.command(arguments))
     }
 
-    /// Every record of the ledger, read from its files.
+    /// Every record of the ledger, read from its files. A running server writes those a few milliseconds behind what
+    /// it has committed, so this waits until they cover what is committed now.
     pub fn records(&self) -> Vec<Value> {
-        ledger::records(&self.data())
+        if self.process.is_none() {
+            return ledger::records(&self.data());
+        }
+        let status = self.run(&["status", "--output", "json"]).json();
+        let committed = status["ledger"]["size"].as_u64().expect("a size");
+        let committed = usize::try_from(committed).expect("it fits");
+        eventually("the ledger's files cover what is committed", SOON, || {
+            let records = ledger::records(&self.data());
+            (records.len() >= committed).then_some(records)
+        })
     }
 
     /// The records of one action, once there are at least `least`: files follow the commits by a moment.

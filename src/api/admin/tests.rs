@@ -15,17 +15,20 @@ use tonic::{Code, Status};
 use super::backend::{
     AuthoritySchedule, Backend, Head, Holding, IssueAsk, LedgerAccess, PolicyInForce, Receipt, ServerFacts,
 };
+use super::server::PeerInfo;
 use super::{AdminService, Sources, serve};
 use crate::audit::event::{
     Action, AuthorityFacts, CertificateFacts, Event, Outcome, PolicyFacts, Recorder, Sealed, Source,
 };
 use crate::caller::Caller;
+use crate::caller::testing::unix_on;
 use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::identity::TrustDomain;
-use crate::policy::{Policy, Surroundings};
+use crate::policy::{ADMIN_SOCKET, Policy, Surroundings};
 use crate::proto::chancery::admin::v1 as pb;
 use crate::proto::chancery::admin::v1::admin_client::AdminClient;
+use crate::proto::chancery::admin::v1::admin_server::Admin;
 use crate::store::embedded::Embedded;
 use crate::store::{Entry, Store};
 use crate::x509::profile::Profiles;
@@ -129,6 +132,7 @@ impl Backend for FakeServer {
 
 struct Fixture {
     admin: AdminClient<Channel>,
+    service: AdminService,
     ledger: Arc<FakeLedger>,
     _dir: tempfile::TempDir,
 }
@@ -158,7 +162,7 @@ fn history(recorder: &Recorder) -> Vec<Event> {
     vec![issue, authority, recorder.event(Action::CertificateDeny, Outcome::Denied, now)]
 }
 
-async fn fixture(own_uid: Option<u32>, full: bool) -> Fixture {
+async fn fixture(full: bool) -> Fixture {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("admin.sock");
     let recorder = Recorder::new(Entropy::seeded(5));
@@ -175,19 +179,17 @@ async fn fixture(own_uid: Option<u32>, full: bool) -> Fixture {
     let policy = Policy::parse(&crate::policy::starter(&domain, 1000, &[]), &around).unwrap();
     let server = Arc::new(FakeServer(Arc::new(policy)));
     let (clock, _) = Clock::manual(datetime!(2026-11-23 13:00 UTC));
-    let mut sources = Sources::new(server, ledger.clone(), index, clock, Entropy::seeded(6), recorder);
-    if let Some(uid) = own_uid {
-        sources.own_uid = uid;
-    }
+    let sources = Sources::new(server, ledger.clone(), index, clock, Entropy::seeded(6), recorder);
+    let service = AdminService::new(sources);
     let listener = UnixListener::bind(&path).unwrap();
-    let serving = serve(listener, AdminService::new(sources), CancellationToken::new());
+    let serving = serve(listener, service.clone(), CancellationToken::new());
     crate::tasks::Tasks::new().spawn("admin", serving);
     let connector = tower::service_fn(move |_| {
         let path = path.clone();
         async move { UnixStream::connect(path).await.map(TokioIo::new) }
     });
     let channel = Endpoint::from_static("http://test").connect_with_connector(connector).await.unwrap();
-    Fixture { admin: AdminClient::new(channel), ledger, _dir: dir }
+    Fixture { admin: AdminClient::new(channel), service, ledger, _dir: dir }
 }
 
 impl Fixture {
@@ -211,7 +213,7 @@ fn ask(purpose: &str) -> pb::ReadAuditRequest {
 
 #[tokio::test]
 async fn certificates_are_listed_and_shown_with_what_proxies_hold() {
-    let mut fixture = fixture(None, false).await;
+    let mut fixture = fixture(false).await;
     let list = fixture.admin.list_certificates(pb::ListCertificatesRequest::default()).await.unwrap().into_inner();
     let one = &list.certificates[0];
     assert_eq!((one.serial.as_str(), one.state.as_str(), one.held.as_str()), (SERIAL, "live", "acked"));
@@ -232,7 +234,7 @@ async fn certificates_are_listed_and_shown_with_what_proxies_hold() {
 
 #[tokio::test]
 async fn looks_at_entries_are_on_record_before_they_are_answered() {
-    let mut fixture = fixture(None, false).await;
+    let mut fixture = fixture(false).await;
     let tail = pb::ReadAuditRequest { last: 2, ..ask("tail") };
     assert_eq!(fixture.read(tail).await.unwrap(), [2, 3], "the newest, among them the look itself");
     let look = fixture.last();
@@ -260,7 +262,7 @@ async fn looks_at_entries_are_on_record_before_they_are_answered() {
 
 #[tokio::test]
 async fn a_follower_sees_what_comes() {
-    let mut fixture = fixture(None, false).await;
+    let mut fixture = fixture(false).await;
     let follow = pb::ReadAuditRequest { follow: true, ..ask("tail") };
     let mut records = fixture.admin.read_audit(follow).await.unwrap().into_inner();
     let recorder = Recorder::new(Entropy::seeded(8));
@@ -274,7 +276,7 @@ async fn a_follower_sees_what_comes() {
 
 #[tokio::test]
 async fn nothing_is_shown_that_cannot_be_recorded() {
-    let mut fixture = fixture(None, true).await;
+    let mut fixture = fixture(true).await;
     assert_eq!(fixture.read(ask("export")).await.unwrap_err().code(), Code::Unavailable);
     let show = pb::GetCertificateRequest { serial: SERIAL.into() };
     assert_eq!(fixture.admin.get_certificate(show).await.unwrap_err().code(), Code::Unavailable);
@@ -284,7 +286,7 @@ async fn nothing_is_shown_that_cannot_be_recorded() {
 
 #[tokio::test]
 async fn acts_name_their_operator_and_verifications_are_kept() {
-    let mut fixture = fixture(None, false).await;
+    let mut fixture = fixture(false).await;
     let issue = pb::IssueCertificateRequest { identity: "spiffe://example.org/a".into(), ..Default::default() };
     let issued = fixture.admin.issue_certificate(issue).await.unwrap().into_inner();
     assert!(issued.rule.starts_with("unix:admin:uid="), "the caller is attested on the socket admin");
@@ -308,7 +310,7 @@ async fn acts_name_their_operator_and_verifications_are_kept() {
 
 #[tokio::test]
 async fn state_policy_and_authorities_are_told() {
-    let mut fixture = fixture(None, false).await;
+    let mut fixture = fixture(false).await;
     let status = fixture.admin.get_status(pb::GetStatusRequest {}).await.unwrap().into_inner();
     assert_eq!((status.ready, status.live_certificates, status.ledger.unwrap().projection_lag), (true, 1, 0));
     assert_eq!(status.issued_last_hour, 0, "an hour ago is not within the hour");
@@ -328,15 +330,27 @@ async fn state_policy_and_authorities_are_told() {
 
 #[tokio::test]
 async fn others_are_refused_with_a_remedy_and_on_record() {
+    let fixture = fixture(false).await;
     let ours = nix::unistd::geteuid().as_raw();
-    if ours == 0 {
-        // Root is always let in: the refusal is tried by the end-to-end tests, as another user.
-        return;
+    let as_uid = |uid| {
+        let mut request = tonic::Request::new(pb::GetStatusRequest {});
+        request.extensions_mut().insert(PeerInfo(Ok(unix_on(ADMIN_SOCKET, uid, uid, &[]))));
+        request
+    };
+    for uid in [0, ours] {
+        fixture.service.get_status(as_uid(uid)).await.unwrap();
     }
-    let mut fixture = fixture(Some(ours + 1), false).await;
-    let refused = fixture.admin.get_status(pb::GetStatusRequest {}).await.unwrap_err();
-    assert_eq!(refused.code(), Code::PermissionDenied);
-    assert!(refused.message().contains("as root"), "{}", refused.message());
+    let before = fixture.ledger.events.lock().unwrap().len();
+    for _ in 0..10 {
+        let refused = fixture.service.get_status(as_uid(ours + 1)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied);
+        assert!(refused.message().contains("or as root"), "{}", refused.message());
+    }
     let record = fixture.last();
     assert_eq!((record.action, record.outcome), (Action::OperatorAct, Outcome::Denied));
+    assert_eq!(record.source.unwrap().uid, Some(ours + 1));
+    let records = fixture.ledger.events.lock().unwrap().len() - before;
+    assert_eq!(records, 3, "one who keeps trying does not fill the ledger");
+    let unattested = fixture.service.get_status(tonic::Request::new(pb::GetStatusRequest {})).await.unwrap_err();
+    assert_eq!(unattested.code(), Code::PermissionDenied);
 }

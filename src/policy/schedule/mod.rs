@@ -8,4 +8,4 @@ pub mod authority;
 pub mod renewal;
 
 pub use authority::{AuthoritySlot, AuthorityState, AuthorityTimes, Due, Plan, TooShort, authority_plan};
-pub use renewal::{backoff, late_from, renew_at, retry_at};
+pub use renewal::{Backoff, renew_at};

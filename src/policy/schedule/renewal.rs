@@ -13,12 +13,6 @@ pub const SAFETY: Duration = Duration::from_secs(30);
 /// a certificate that is renewed at once and for ever.
 pub const LEAST_USE: Duration = Duration::from_secs(1);
 
-/// The wait after the first failure.
-pub const FIRST_BACKOFF: Duration = Duration::from_millis(500);
-
-/// The longest wait between attempts.
-pub const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
-
 /// The shortest wait between attempts, whatever little life is left.
 pub const LEAST_BACKOFF: Duration = Duration::from_millis(250);
 
@@ -36,29 +30,33 @@ pub fn renew_at(issued: OffsetDateTime, not_after: OffsetDateTime, renewal: &Ren
     issued + wished.clamp(least, most)
 }
 
-/// From when a certificate that has not been renewed is late: half-way between the last planned moment and its end.
-#[must_use]
-pub fn late_from(issued: OffsetDateTime, not_after: OffsetDateTime, renewal: &Renewal) -> OffsetDateTime {
-    let last = renew_at(issued, not_after, renewal, 1.0);
-    last + span(last, not_after) / 2
+/// How long failed attempts wait for the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backoff {
+    /// The wait after the first failure, at most.
+    pub first: Duration,
+    /// What the doubling stops at.
+    pub longest: Duration,
 }
 
-/// How long to wait after the failure number `attempt` (from 0): doubling, half of it random.
-#[must_use]
-pub fn backoff(attempt: u32, unit: f64) -> Duration {
-    let doubled = FIRST_BACKOFF.saturating_mul(2_u32.saturating_pow(attempt.min(16))).min(LONGEST_BACKOFF);
-    let jittered = doubled.as_secs_f64() * (0.5 + 0.5 * unit.clamp(0.0, 1.0));
-    Duration::try_from_secs_f64(jittered).unwrap_or(doubled).max(LEAST_BACKOFF)
-}
+impl Backoff {
+    /// How long to wait after the failure number `attempt` (from 0): doubling, half of it random, so that what failed
+    /// together is not tried together.
+    #[must_use]
+    pub fn wait(&self, attempt: u32, unit: f64) -> Duration {
+        let doubled = self.first.saturating_mul(2_u32.saturating_pow(attempt.min(16))).min(self.longest);
+        let jittered = doubled.as_secs_f64() * (0.5 + 0.5 * unit.clamp(0.0, 1.0));
+        Duration::try_from_secs_f64(jittered).unwrap_or(doubled).max(LEAST_BACKOFF)
+    }
 
-/// When to try again after the failure number `attempt` (from 0). What is left of the certificate's life shortens the
-/// wait to a quarter of it, so that attempts come closer together as the end does.
-#[must_use]
-pub fn retry_at(now: OffsetDateTime, not_after: OffsetDateTime, attempt: u32, unit: f64) -> OffsetDateTime {
-    let left = span(now, not_after);
-    let wait = backoff(attempt, unit);
-    // An expired certificate has no end to hurry for: the plain backoff spares the ledger.
-    if left.is_zero() { now + wait } else { now + wait.min((left / 4).max(LEAST_BACKOFF)) }
+    /// The wait for a certificate that ends at `not_after`: what is left of its life shortens it to a quarter of that, so
+    /// that attempts come closer together as the end does.
+    #[must_use]
+    pub fn wait_before(&self, now: OffsetDateTime, not_after: OffsetDateTime, attempt: u32, unit: f64) -> Duration {
+        let (left, wait) = (span(now, not_after), self.wait(attempt, unit));
+        // An expired certificate has no end to hurry for: the plain backoff spares the ledger.
+        if left.is_zero() { wait } else { wait.min((left / 4).max(LEAST_BACKOFF)) }
+    }
 }
 
 fn span(from: OffsetDateTime, to: OffsetDateTime) -> Duration {
@@ -72,6 +70,7 @@ mod tests {
     use time::macros::datetime;
 
     const START: OffsetDateTime = datetime!(2026-11-23 12:00 UTC);
+    const BACKOFF: Backoff = Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(60) };
     const HALF: Renewal = Renewal { fraction: 0.5, jitter: 0.05 };
 
     fn check(life: Duration, unit: f64, expected: Duration) {
@@ -93,17 +92,16 @@ mod tests {
         let (hour, end) = (Duration::from_secs(3_600), START + Duration::from_secs(60));
         assert_eq!(renew_at(START, end, &late, 1.0), START + Duration::from_secs(45));
         assert_eq!(renew_at(START, START + hour, &late, 1.0), START + Duration::from_secs(3_420));
-        assert!(late_from(START, end, &late) > renew_at(START, end, &late, 1.0));
     }
 
     #[test]
     fn waits_double_to_a_bound() {
-        let waits: Vec<u128> = (0..10).map(|attempt| backoff(attempt, 1.0).as_millis()).collect();
+        let waits: Vec<u128> = (0..10).map(|attempt| BACKOFF.wait(attempt, 1.0).as_millis()).collect();
         assert_eq!(waits, [500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000, 60_000]);
-        assert_eq!(backoff(u32::MAX, 0.0), Duration::from_secs(30));
+        assert_eq!(BACKOFF.wait(u32::MAX, 0.0), Duration::from_secs(30));
         let soon = START + Duration::from_secs(8);
-        assert_eq!(retry_at(START, soon, 9, 1.0), START + Duration::from_secs(2));
-        assert_eq!(retry_at(soon, START, 9, 1.0), soon + LONGEST_BACKOFF);
+        assert_eq!(BACKOFF.wait_before(START, soon, 9, 1.0), Duration::from_secs(2));
+        assert_eq!(BACKOFF.wait_before(soon, START, 9, 1.0), BACKOFF.longest);
     }
 
     proptest! {
@@ -114,21 +112,20 @@ mod tests {
             let at = renew_at(START, START + life, &renewal, unit);
             prop_assert!(at >= START + LEAST_USE.min(life / 4));
             prop_assert!(at <= START + life - SAFETY.min(life / 4));
-            prop_assert!(late_from(START, START + life, &renewal) <= START + life);
         }
 
         #[test]
         fn a_retry_comes_before_the_end_and_never_at_once(left_ms in 1_000_u64..100_000_000, attempt in 0_u32..60, unit in 0.0..1.0_f64) {
             let end = START + Duration::from_millis(left_ms);
-            let at = retry_at(START, end, attempt, unit);
-            prop_assert!(at < end && at >= START + LEAST_BACKOFF && at <= START + LONGEST_BACKOFF);
+            let at = START + BACKOFF.wait_before(START, end, attempt, unit);
+            prop_assert!(at < end && at >= START + LEAST_BACKOFF && at <= START + BACKOFF.longest);
         }
 
         #[test]
         fn no_number_panics(fraction in any::<f64>(), jitter in any::<f64>(), unit in any::<f64>()) {
             let at = renew_at(START, START + Duration::from_secs(60), &Renewal { fraction, jitter }, unit);
             prop_assert!(at >= START && at <= START + Duration::from_secs(60));
-            let _ = backoff(3, unit);
+            let _ = BACKOFF.wait(3, unit);
         }
     }
 }
