@@ -79,8 +79,8 @@ fn a_server_killed_at_random_loses_nothing_that_anyone_saw() {
     }
     let received = received.lock().unwrap().clone();
     assert!(received.len() > 100, "only {} certificates, seed {seed}", received.len());
-    expect_each_recorded(&server, &received, seed);
     assert!(server.stop().success());
+    expect_each_recorded(&server, &received, seed);
     server_less_verification(&server, &checkpoints);
 }
 

@@ -36,13 +36,13 @@ fn once_writes_a_set_of_files() {
     server.run(&["fetch", "--once", "--dir", files.to_str().unwrap()]).expect(0);
     expect_a_whole_set(&files);
     let serial = leaf_serial(&files);
-    let issued = server.records_of("certificate.issue");
+    let issued = server.records_of("certificate.issue", 1);
     assert_eq!(issued.len(), 1);
     assert_eq!(issued[0]["certificate"]["serial"], serial.as_str());
     // What it still holds after a restart it names, and gets no other.
     server.run(&["fetch", "--once", "--dir", files.to_str().unwrap()]).expect(0);
     assert_eq!(leaf_serial(&files), serial);
-    assert_eq!(server.records_of("certificate.issue").len(), 1);
+    assert_eq!(server.records_of("certificate.issue", 1).len(), 1);
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn it_outlives_a_killed_server() {
     eventually("fetch is back", Duration::from_secs(60), || (streams(&server) == 2).then_some(()));
     assert!(fetch.ended().is_none());
     assert_eq!(leaf_serial(&files), serial);
-    assert_eq!(server.records_of("certificate.issue").len(), 1);
+    assert_eq!(server.records_of("certificate.issue", 1).len(), 1);
 }
 
 /// A server with a socket that anyone may connect to, and a copy of the program that anyone may run.

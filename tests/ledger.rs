@@ -156,7 +156,7 @@ fn a_receipt_proves_a_certificates_record() {
     let Some(verifier) = need("verifier") else { return };
     let server = Chancery::up();
     server.run(&["fetch", "--once", "--dir", server.scratch().join("id").to_str().unwrap()]).expect(0);
-    let issued = server.records_of("certificate.issue").remove(0);
+    let issued = server.records_of("certificate.issue", 1).remove(0);
     let serial = issued["certificate"]["serial"].as_str().unwrap();
     let receipt = server.run(&["audit", "prove", serial]).expect(0);
     let paths = ["receipt.tlog-proof", "record"].map(|name| server.scratch().join(name));

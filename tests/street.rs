@@ -30,6 +30,7 @@ fn a_second_start_finds_the_same_authority_and_ledger_at_once() {
 
     assert_eq!(server.run(&["bundle", "show"]).expect(0).out, bundle);
     assert_eq!(std::fs::read(log.join("vkey")).unwrap(), vkey);
+    server.records_of("ledger.start", 2);
     let after = ledger::leaves(&log);
     assert!(after.len() > before.len(), "stop and start are on record");
     assert_eq!(after[..before.len()], before[..]);

@@ -209,9 +209,10 @@ impl Chancery {
         })
     }
 
-    /// The records of one action.
-    pub fn records_of(&self, action: &str) -> Vec<Value> {
-        self.records().into_iter().filter(|record| record["action"] == action).collect()
+    /// The records of one action, once there are at least `least`: files follow the commits by a moment.
+    pub fn records_of(&self, action: &str, least: usize) -> Vec<Value> {
+        let of = || self.records().into_iter().filter(|record| record["action"] == action).collect::<Vec<_>>();
+        eventually(&format!("{least} records of {action}"), SOON, || Some(of()).filter(|found| found.len() >= least))
     }
 
     /// Waits until a record satisfies `wanted`.
