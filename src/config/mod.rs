@@ -2,7 +2,7 @@
 //!
 //! A [`Settings`] is right in itself: names are unique, paths fit a socket address, lifetimes fit each other. `read`
 //! turns text into it or into all its mistakes at once; [`files`] does the reading of files and looks at who may write
-//! them; [`reference`] writes docs/configuration.md and the default file from the one table of keys in `keys`. Each part
+//! them; [`mod@reference`] writes docs/configuration.md and the default file from the one table of keys in `keys`. Each part
 //! of the program is handed its own small struct, never the whole. Called by `cli` and `app`.
 
 use std::net::{IpAddr, SocketAddr};
