@@ -1,7 +1,6 @@
 //! Thirty times `kill -9` at a random moment with issues in flight: every certificate that anyone received has its
 //! record, no record that anyone saw acknowledged is lost, and the ledger verifies.
 
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -29,22 +28,6 @@ impl Dice {
     }
 }
 
-fn serial(chain: &[u8]) -> String {
-    let (_, pem) = x509_parser::pem::parse_x509_pem(chain).unwrap();
-    pem.parse_x509().unwrap().raw_serial().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Asks for one certificate after another, each on a connection of its own, until the server is gone.
-async fn ask_again_and_again(socket: &Path, node: String, received: Arc<Mutex<Vec<String>>>) {
-    loop {
-        let Ok(channel) = sds::connect(socket).await else { return };
-        let Ok(mut stream) = sds::Stream::open(channel, &node, "default", "").await else { return };
-        let Ok(update) = stream.next(Duration::from_secs(5)).await else { return };
-        received.lock().unwrap().push(serial(&update.certificate().0));
-        stream.acknowledge(&update).await;
-    }
-}
-
 #[test]
 fn a_server_killed_at_random_loses_nothing_that_anyone_saw() {
     let _alone = alone();
@@ -59,7 +42,9 @@ fn a_server_killed_at_random_loses_nothing_that_anyone_saw() {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|client| {
                 let (socket, received) = (socket.clone(), Arc::clone(&received));
-                runtime.spawn(async move { ask_again_and_again(&socket, format!("{round}-{client}"), received).await })
+                runtime.spawn(async move {
+                    sds::ask_again_and_again(&socket, &format!("{round}-{client}"), &received).await
+                })
             })
             .collect();
         let life = u64::try_from(LONGEST_LIFE.as_millis()).unwrap();

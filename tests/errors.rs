@@ -6,10 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use crate::harness::chancery::{Chancery, Options, Said, program, run, said};
-use crate::harness::http::get;
+use crate::harness::chancery::{Chancery, Said, program, run, said};
 use crate::harness::policy::{self, Rule};
-use crate::harness::{SOON, directory, eventually, need, need_root};
+use crate::harness::{directory, need, need_root};
 
 const WEB: &str = "spiffe://example.org/ns/shop/sa/web";
 
@@ -183,27 +182,4 @@ fn a_clock_before_the_authority_is_noticed() {
     let mut command = Command::new(faketime);
     command.args(["-f", "-3d"]).arg(program()).args(["up", "--http", "127.0.0.1:0", "--data-dir"]).arg(server.data());
     said(&mut command).expect(1).expect_words(&["clock"]);
-}
-
-#[test]
-fn a_ledger_that_cannot_be_synced_stops_issuing_and_nothing_else() {
-    let Some(strace) = need("strace") else { return };
-    let rules = policy::text(&[Rule::own(WEB, "24h")]);
-    // The first syncs make the ledger; later ones fail as a broken disk would.
-    let under =
-        format!("{} -f -o /dev/null -e trace=fdatasync -e inject=fdatasync:error=EIO:when=40+", strace.display());
-    let under = under.split(' ').map(str::to_owned).collect();
-    let server = Chancery::with(Options { policy: Some(rules), under, ..Options::default() });
-    eventually("issuing stops", SOON, || {
-        let files = server.scratch().join("id");
-        let _ = std::fs::remove_dir_all(&files);
-        let said = server.run(&["fetch", "--once", "--dir", files.to_str().unwrap()]);
-        (said.code != 0).then_some(())
-    });
-    assert_eq!(get(server.http(), "/bundle").status, 200, "what was made goes on being served");
-    let ready = get(server.http(), "/readyz");
-    assert_eq!(ready.status, 503);
-    assert!(ready.text().contains("ledger"), "{}", ready.text());
-    let status = server.run(&["status"]);
-    assert!(status.out.contains("ledger"), "{status:?}");
 }

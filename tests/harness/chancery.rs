@@ -88,11 +88,32 @@ pub struct Options {
     pub policy: Option<String>,
     /// A program and arguments to run it under, such as strace.
     pub under: Vec<String>,
+    /// Puts everything on a file system of its own, in memory, of this many MiB: that needs root.
+    pub disk_mib: Option<u32>,
+}
+
+/// A small file system on a directory; gone when dropped, whoever still uses it.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(at: &Path, mib: u32) -> Self {
+        let mut command = Command::new("mount");
+        said(command.args(["-t", "tmpfs", "-o", &format!("size={mib}m,mode=0700"), "tmpfs"]).arg(at)).expect(0);
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
 }
 
 /// A running server and its data directory.
 pub struct Chancery {
     process: Option<Process>,
+    // Dropped in this order: the process, the file system below it, the directory.
+    _disk: Option<Disk>,
     directory: TempDir,
     options: Options,
 }
@@ -105,7 +126,9 @@ impl Chancery {
 
     /// `chancery up` in a new directory with these options, ready.
     pub fn with(options: Options) -> Self {
-        let mut server = Self { process: None, directory: directory(), options };
+        let directory = directory();
+        let disk = options.disk_mib.map(|mib| Disk::mount(directory.path(), mib));
+        let mut server = Self { process: None, _disk: disk, directory, options };
         std::fs::create_dir(server.data()).expect("a new directory");
         let private = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o700);
         std::fs::set_permissions(server.data(), private).expect("its permissions");

@@ -1,6 +1,7 @@
 //! A bare SDS client over a Unix socket: one stream for one secret name, acknowledged or refused by hand.
 
 use std::path::Path;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use chancery::proto::envoy::config::core::v3::data_source::Specifier;
@@ -114,6 +115,24 @@ impl Update {
     pub fn roots(&self) -> Vec<u8> {
         let Some(Type::ValidationContext(context)) = &self.secret.r#type else { panic!("no roots: {self:?}") };
         bytes(context.trusted_ca.as_ref())
+    }
+}
+
+/// The serial of a chain's first certificate, as records spell it.
+pub fn serial(chain: &[u8]) -> String {
+    let (_, pem) = x509_parser::pem::parse_x509_pem(chain).expect("PEM");
+    let leaf = pem.parse_x509().expect("a certificate");
+    leaf.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Asks for one certificate after another, each on a connection of its own, until there are no more; notes the serials.
+pub async fn ask_again_and_again(socket: &Path, node: &str, received: &Mutex<Vec<String>>) {
+    loop {
+        let Ok(channel) = connect(socket).await else { return };
+        let Ok(mut stream) = Stream::open(channel, node, "default", "").await else { return };
+        let Ok(update) = stream.next(Duration::from_secs(5)).await else { return };
+        received.lock().expect("no holder panics").push(serial(&update.certificate().0));
+        stream.acknowledge(&update).await;
     }
 }
 

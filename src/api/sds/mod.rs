@@ -1,7 +1,7 @@
 //! Envoy's secret discovery service on Unix sockets, state of the world.
 //!
 //! Each connection is attested when it is accepted; each stream is a [`Session`](crate::feed::Session) of the feed with
-//! xDS spoken in front of it. Streams use an HTTP body of their own ([`body`]): generated code keeps buffers per stream
+//! xDS spoken in front of it. Streams use an HTTP body of their own (`body`): generated code keeps buffers per stream
 //! that never shrink and copies a shared bundle for each of them. Everything a client can make large is bounded in
 //! [`SdsLimits`]. Nothing here knows what policy says or what a certificate is.
 

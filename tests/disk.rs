@@ -1,0 +1,98 @@
+//! When the ledger's disk is full, broken or read-only: nothing is issued without a record, what was issued goes on being
+//! served, the operator is told, and a disk that has room again needs nothing more.
+
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use crate::harness::chancery::{Chancery, Options, run, said};
+use crate::harness::http::get;
+use crate::harness::policy::{self, Rule};
+use crate::harness::{SOON, alone, eventually, need, need_root, sds};
+
+const WEB: &str = "spiffe://example.org/ns/shop/sa/web";
+
+fn policy() -> Option<String> {
+    Some(policy::text(&[Rule::own(WEB, "24h")]))
+}
+
+fn fetch(server: &Chancery, name: &str) -> i32 {
+    let files = server.data().with_file_name(name);
+    server.run(&["fetch", "--once", "--timeout", "3s", "--dir", files.to_str().unwrap()]).code
+}
+
+/// Readiness says no and names the ledger; what was made is served all the same.
+fn expect_closed(server: &Chancery) {
+    let ready =
+        eventually("it is not ready", SOON, || Some(get(server.http(), "/readyz")).filter(|it| it.status == 503));
+    assert!(ready.text().contains("ledger"), "{}", ready.text());
+    assert_eq!(get(server.http(), "/bundle").status, 200);
+    let status = server.run(&["status"]);
+    assert!(status.out.contains("ledger"), "{status:?}");
+}
+
+#[test]
+fn a_full_disk_stops_issuing_until_there_is_room_again() {
+    if !need_root() {
+        return;
+    }
+    let _alone = alone();
+    let server = Chancery::with(Options { policy: policy(), disk_mib: Some(110), ..Options::default() });
+    let filler = server.scratch().join("filler");
+    let _ = Command::new("dd")
+        .args(["if=/dev/zero", "bs=64k", "status=none"])
+        .arg(format!("of={}", filler.display()))
+        .status();
+    // The journal is allocated ahead, so that some thousand records still fit; then no more.
+    let received = Arc::new(Mutex::new(Vec::new()));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let clients: Vec<_> = (0..8)
+        .map(|client| {
+            let (socket, received) = (server.socket("sds"), Arc::clone(&received));
+            runtime.spawn(async move { sds::ask_again_and_again(&socket, &client.to_string(), &received).await })
+        })
+        .collect();
+    for client in clients {
+        runtime.block_on(client).unwrap();
+    }
+    expect_closed(&server);
+    std::fs::remove_file(&filler).unwrap();
+    eventually("it issues again", SOON, || (fetch(&server, "id") == 0).then_some(()));
+    assert_eq!(get(server.http(), "/readyz").status, 200);
+    server.run(&["audit", "verify"]).expect(0);
+    println!("{} certificates fitted", received.lock().unwrap().len());
+}
+
+#[test]
+fn a_disk_that_cannot_be_written_is_named() {
+    if !need_root() {
+        return;
+    }
+    let mut server = Chancery::with(Options { policy: policy(), disk_mib: Some(110), ..Options::default() });
+    assert!(server.stop().success());
+    said(Command::new("mount").args(["-o", "remount,ro"]).arg(server.scratch())).expect(0);
+    let data = server.data().display().to_string();
+    run(["up", "--data-dir", &data, "--http", "127.0.0.1:0"]).expect(1).expect_words(&[&data, "cannot be written"]);
+}
+
+#[test]
+fn a_ledger_that_cannot_be_synced_stops_issuing_and_nothing_else() {
+    let Some(strace) = need("strace") else { return };
+    let rules = policy::text(&[Rule::own(WEB, "24h")]);
+    // The first syncs make the ledger; later ones fail as a broken disk would.
+    let under =
+        format!("{} -f -o /dev/null -e trace=fdatasync -e inject=fdatasync:error=EIO:when=40+", strace.display());
+    let under = under.split(' ').map(str::to_owned).collect();
+    let server = Chancery::with(Options { policy: Some(rules), under, ..Options::default() });
+    eventually("issuing stops", SOON, || {
+        let files = server.scratch().join("id");
+        let _ = std::fs::remove_dir_all(&files);
+        let said = server.run(&["fetch", "--once", "--timeout", "3s", "--dir", files.to_str().unwrap()]);
+        (said.code != 0).then_some(())
+    });
+    assert_eq!(get(server.http(), "/bundle").status, 200, "what was made goes on being served");
+    let ready = get(server.http(), "/readyz");
+    assert_eq!(ready.status, 503);
+    assert!(ready.text().contains("ledger"), "{}", ready.text());
+    let status = server.run(&["status"]);
+    assert!(status.out.contains("ledger"), "{status:?}");
+}
