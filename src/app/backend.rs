@@ -228,13 +228,14 @@ impl Backend for AppBackend {
 
 /// The ledger for operators.
 pub(super) struct AppLedger {
+    street: Street,
     ledger: Ledger,
     personal: Arc<ErasurePool>,
 }
 
 impl AppLedger {
     pub(super) fn new(state: &State) -> Self {
-        Self { ledger: state.ledger.clone(), personal: Arc::clone(&state.personal) }
+        Self { street: state.street.clone(), ledger: state.ledger.clone(), personal: Arc::clone(&state.personal) }
     }
 }
 
@@ -244,6 +245,10 @@ impl LedgerAccess for AppLedger {
             let position = self.ledger.append(event).await.map_err(|why| status::of_ledger(&why))?;
             Ok(position.to_string())
         })
+    }
+
+    fn refused<'a>(&'a self, caller: &'a Caller, event: Event) -> BoxFuture<'a, Result<(), Status>> {
+        Box::pin(async move { self.street.refused(caller, event).await.map_err(|why| status::of_ledger(&why)) })
     }
 
     fn logs(&self) -> Vec<(String, u64)> {

@@ -260,6 +260,15 @@ impl Street {
         }
     }
 
+    /// Writes a refusal of an edge down by the same rule: the first few of a caller and reason each, then a count.
+    ///
+    /// # Errors
+    /// When it is one of the first, and the ledger takes no records.
+    pub async fn refused(&self, caller: &Caller, event: Event) -> Result<(), LedgerError> {
+        let kind = Kind { account: caller.account(), reason: event.reason.clone().unwrap_or_default() };
+        self.record_refusal(kind, event, self.0.clock.now()).await
+    }
+
     fn refusals(&self) -> std::sync::MutexGuard<'_, Refusals> {
         self.0.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -126,6 +126,8 @@ pub struct Receipt {
 pub trait LedgerAccess: Send + Sync + 'static {
     /// Appends and waits until it is durable; the record's id.
     fn append(&self, event: Event) -> BoxFuture<'_, Result<String, Status>>;
+    /// Writes a refusal down: the first few of a caller are each a durable record, further ones become a count.
+    fn refused<'a>(&'a self, caller: &'a Caller, event: Event) -> BoxFuture<'a, Result<(), Status>>;
     /// Every log's origin and size, oldest first; the last is written to.
     fn logs(&self) -> Vec<(String, u64)>;
     /// The head of the log that is written to.

@@ -33,7 +33,6 @@ pub struct Sources {
     entropy: Entropy,
     recorder: Recorder,
     own_uid: u32,
-    refusals: acts::Refusals,
 }
 
 impl Sources {
@@ -48,6 +47,6 @@ impl Sources {
         recorder: Recorder,
     ) -> Self {
         let own_uid = nix::unistd::geteuid().as_raw();
-        Self { backend, ledger, index, clock, entropy, recorder, own_uid, refusals: acts::Refusals::default() }
+        Self { backend, ledger, index, clock, entropy, recorder, own_uid }
     }
 }
