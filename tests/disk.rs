@@ -39,6 +39,7 @@ fn a_full_disk_stops_issuing_until_there_is_room_again() {
     let server = Chancery::with(Options { policy: policy(), disk_mib: Some(110), ..Options::default() });
     let filler = server.scratch().join("filler");
     let _ = Command::new("dd")
+        .stderr(Stdio::null())
         .args(["if=/dev/zero", "bs=64k", "status=none"])
         .arg(format!("of={}", filler.display()))
         .status();
