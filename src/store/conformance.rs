@@ -137,6 +137,7 @@ fn answers(store: &dyn Store) {
     let (now, minute) = (START.unix_timestamp(), START.unix_timestamp() / 60);
     assert_eq!(store.live(now).unwrap()["aa"].live, 3);
     assert_eq!(store.live(now + 3600).unwrap()["aa"].live, 2);
+    assert_eq!(store.live(now + 3599).unwrap()["aa"].live, 3, "exact to the second");
     assert_eq!(store.live(now).unwrap()["aa"].last_minute, Some(minute + 24 * 60));
     assert_eq!(store.activity(Activity::Refused, minute - 59..minute + 1).unwrap(), 41);
     assert_eq!(store.activity(Activity::Issued, minute + 1..minute + 60).unwrap(), 0);

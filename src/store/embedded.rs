@@ -307,6 +307,15 @@ impl Store for Embedded {
                 entry.last_minute = entry.last_minute.max(Some(minute));
             }
         }
+        // The buckets know whole minutes; the running one is counted, so that short lives are told right.
+        let minute = now.div_euclid(60);
+        let by_expiry = self.read(BY_EXPIRY)?;
+        for item in by_expiry.range((now + 1, 0)..((minute + 1) * 60, 0)).map_err(db)? {
+            let Some(row) = self.row(item.map_err(db)?.1.value())? else { continue };
+            let entry = live.entry(row.issuer_key_id).or_default();
+            entry.live += 1;
+            entry.last_minute = entry.last_minute.max(Some(minute));
+        }
         Ok(live)
     }
 

@@ -223,7 +223,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// [`StoreError::Database`], [`StoreError::Row`].
     fn authorities(&self) -> Result<Vec<AuthorityRow>, StoreError>;
 
-    /// Live certificates at the Unix second `now`, by the issuer's key id. Exact to the minute of expiry.
+    /// Live certificates at the Unix second `now`, by the issuer's key id.
     ///
     /// # Errors
     /// [`StoreError::Database`].
