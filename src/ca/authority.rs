@@ -40,6 +40,9 @@ use crate::x509::{KeyAlgorithm, Serial, SubjectKey};
 /// The longest that the authorities are left alone, so that a jump of the clock is noticed.
 const LONGEST_WAIT: Duration = Duration::from_secs(3_600);
 
+/// The most steps that one look at the authorities takes: prepare, activate, retire, and each once more.
+const MOST_STEPS: usize = 8;
+
 /// What a server's authorities are to be like.
 #[derive(Debug, Clone)]
 pub struct AuthorityPlan {
@@ -212,13 +215,14 @@ impl Keeper {
     /// # Errors
     /// [`AuthorityError`]; nothing is lost, the same step is due again.
     pub async fn step(&mut self) -> Result<OffsetDateTime, AuthorityError> {
-        loop {
+        for _ in 0..MOST_STEPS {
             let (slots, now) = (self.slots(), self.parts.clock.now());
             let plan = authority_plan(&slots, self.times, now);
-            if plan.due.is_empty() {
+            let due: Vec<_> = plan.due.into_iter().filter(|due| *due != Due::Prepare || self.has_room(now)).collect();
+            if due.is_empty() {
                 return Ok(plan.next.unwrap_or(now + LONGEST_WAIT).min(now + LONGEST_WAIT));
             }
-            for due in plan.due {
+            for due in due {
                 match due {
                     Due::Prepare => {
                         self.prepare(Level::Issuing).await?;
@@ -228,6 +232,14 @@ impl Keeper {
                 }
             }
         }
+        Ok(self.parts.clock.now() + LONGEST_WAIT)
+    }
+
+    /// Whether the root outlives a further issuing CA long enough for one to be of use: a CA that is cut at the root's
+    /// end would be over as soon as it is made.
+    fn has_room(&self, now: OffsetDateTime) -> bool {
+        let least = self.parts.plan.longest_leaf * 3;
+        self.authorities().active_root().is_some_and(|root| root.issuer.not_after() - now > least)
     }
 
     fn slots(&self) -> Vec<AuthoritySlot<Name>> {

@@ -35,7 +35,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use time::OffsetDateTime;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tracing::{info, warn};
 
 use super::refusals::{Kind, Refusals, Verdict};
@@ -53,7 +53,7 @@ use crate::policy::schedule::renew_at;
 use crate::policy::{Grant, Policy, Refusal, Wanted};
 use crate::x509::csr::CsrError;
 use crate::x509::draft::{Draft, Signed};
-use crate::x509::{Serial, SubjectKey};
+use crate::x509::{KeyAlgorithm, Serial, SubjectKey};
 
 /// What a street is made of.
 #[derive(Debug)]
@@ -86,7 +86,11 @@ struct Inner {
     entropy: Entropy,
     recorder: Recorder,
     refusals: Mutex<Refusals>,
+    rsa_keys: Semaphore,
 }
+
+/// RSA keys that are made at the same moment.
+const RSA_KEYS_AT_ONCE: usize = 2;
 
 impl Street {
     /// Opens the street.
@@ -101,6 +105,7 @@ impl Street {
             entropy: parts.entropy,
             recorder: parts.recorder,
             refusals: Mutex::default(),
+            rsa_keys: Semaphore::new(RSA_KEYS_AT_ONCE),
         }))
     }
 
@@ -121,7 +126,7 @@ impl Street {
         };
 
         // 2. The key: proven by its holder, or made here.
-        let (subject_key, own_key) = match self.key_for(&grant, key) {
+        let (subject_key, own_key) = match self.key_for(&grant, key).await {
             Ok(keys) => keys,
             Err(KeyFault::Request(error)) => {
                 self.refuse_request(caller, &grant, &error, &context, now).await?;
@@ -273,17 +278,27 @@ impl Street {
         self.0.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn key_for(&self, grant: &Grant, key: KeyRequest) -> Result<(SubjectKey, Option<LeafKey>), KeyFault> {
+    async fn key_for(&self, grant: &Grant, key: KeyRequest) -> Result<(SubjectKey, Option<LeafKey>), KeyFault> {
         match key {
             KeyRequest::Csr(csr) => {
                 csr.check_against(grant).map_err(KeyFault::Request)?;
                 Ok((csr.into_key(), None))
             }
             KeyRequest::ServerMade => {
-                let made = leaf::generate(grant.key_algorithm()).map_err(KeyFault::Made)?;
+                let made = self.make_key(grant.key_algorithm()).await.map_err(KeyFault::Made)?;
                 Ok((made.subject_key(), Some(made)))
             }
         }
+    }
+
+    /// Microseconds for most algorithms; an RSA key takes up to seconds, so it is made beside the tasks, a few at a time.
+    async fn make_key(&self, algorithm: KeyAlgorithm) -> Result<LeafKey, KeyError> {
+        if !algorithm.is_rsa() {
+            return leaf::generate(algorithm);
+        }
+        let _turn = self.0.rsa_keys.acquire().await;
+        let made = tokio::task::spawn_blocking(move || leaf::generate(algorithm)).await;
+        made.unwrap_or(Err(KeyError::Library { what: "make an RSA key" }))
     }
 
     /// The authorisation's record, before the certificate's own facts are known.

@@ -42,6 +42,9 @@ struct World {
     directory: tempfile::TempDir,
     clock: Clock,
     hands: ManualClock,
+    root_lifetime: Duration,
+    issuing_lifetime: Duration,
+    leaf_lifetime: &'static str,
 }
 
 struct Running {
@@ -64,7 +67,8 @@ impl Running {
 impl World {
     fn new() -> Self {
         let (clock, hands) = Clock::manual(START);
-        Self { directory: tempfile::tempdir().unwrap(), clock, hands }
+        let directory = tempfile::tempdir().unwrap();
+        Self { directory, clock, hands, root_lifetime: DAY * 3650, issuing_lifetime: DAY * 90, leaf_lifetime: "24h" }
     }
 
     fn domain(&self) -> TrustDomain {
@@ -91,13 +95,13 @@ impl World {
             sockets: Some(&sockets),
             profiles: Profiles::builtin(),
         };
-        let policy = Arc::new(Policy::parse(POLICY, &around).unwrap());
+        let policy = Arc::new(Policy::parse(&POLICY.replace("24h", self.leaf_lifetime), &around).unwrap());
         let plan = AuthorityPlan {
             trust_domain: self.domain(),
             root_key: KeyAlgorithm::P384,
-            root_lifetime: DAY * 3650,
+            root_lifetime: self.root_lifetime,
             issuing_key: KeyAlgorithm::P256,
-            issuing_lifetime: DAY * 90,
+            issuing_lifetime: self.issuing_lifetime,
             longest_leaf: policy.longest_lifetime(),
         };
         let parts = KeeperParts {
@@ -269,4 +273,17 @@ async fn a_clock_before_the_authority_is_refused_with_the_remedy() {
     world.hands.set(START - DAY * 400);
     let Err(refused) = world.open().await else { panic!("a clock a year behind was taken") };
     assert!(refused.to_string().contains("set the clock right"), "{refused}");
+}
+
+#[tokio::test]
+async fn the_end_of_a_root_is_met_calmly() {
+    let mut world = World::new();
+    (world.root_lifetime, world.issuing_lifetime, world.leaf_lifetime) = (DAY, DAY / 4, "1h");
+    let mut running = world.open().await.unwrap();
+    for _ in 0..24 * 60 {
+        running.keeper.step().await.unwrap();
+        world.hands.advance(Duration::from_secs(60));
+    }
+    let made = actions(&running.ledger, &[Action::CaPrepare]).len();
+    assert!(made <= 10, "{made} authorities in a day of six-hour ones: no loop at the root's end");
 }

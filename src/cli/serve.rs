@@ -4,7 +4,7 @@ use std::future::Future;
 use std::path::PathBuf;
 
 use clap::Args;
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Context;
@@ -34,6 +34,7 @@ pub(crate) fn start(settings: Settings, context: &Context) -> Done {
     telemetry::init(settings.log).map_err(|error| Failure::usage(error.to_string()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     keep_memory_private();
+    take_all_descriptors();
     runtime.block_on(async {
         // Taken before anything is made: a signal during the start must end it in order too.
         let (stop, hurry) = (signals(1)?, signals(2)?);
@@ -52,6 +53,16 @@ fn keep_memory_private() {
     let dumpable = nix::sys::prctl::set_dumpable(false);
     if let Err(error) = core.and(dumpable) {
         tracing::warn!(%error, "core dumps could not be switched off");
+    }
+}
+
+/// The usual soft limit of 1,024 open files is less than the connections that are allowed; the ledger's own files must
+/// never be those that find no place.
+fn take_all_descriptors() {
+    let raised =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files could not be raised; many connections may exhaust it");
     }
 }
 

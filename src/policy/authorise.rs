@@ -16,6 +16,9 @@ use crate::identity::SpiffeId;
 /// How many rules a refusal names: enough to see what is missing, few enough for a record.
 pub const NEAREST: usize = 3;
 
+/// The longest line about one of them, in characters.
+const LONGEST_NEAREST: usize = 512;
+
 /// What a caller asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wanted {
@@ -95,9 +98,17 @@ impl Refusal {
         match self {
             Self::Nobody { unmet } => vec![unmet.to_string()],
             Self::NoRule { nearest } | Self::NotGranted { nearest, .. } | Self::OnlyByName { nearest } => {
-                nearest.iter().map(ToString::to_string).collect()
+                nearest.iter().map(|miss| shortened(&miss.to_string())).collect()
             }
         }
+    }
+}
+
+/// A rule may list thousands of ids; a record and an answer hold what a person reads.
+fn shortened(line: &str) -> String {
+    match line.char_indices().nth(LONGEST_NEAREST) {
+        Some((end, _)) => format!("{}…", line.get(..end).unwrap_or_default()),
+        None => line.to_owned(),
     }
 }
 
@@ -106,7 +117,7 @@ struct Tail<'a>(&'a [NearMiss]);
 
 impl fmt::Display for Tail<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.first().map_or(Ok(()), |first| write!(f, "; nearest: {first}"))
+        self.0.first().map_or(Ok(()), |first| write!(f, "; nearest: {}", shortened(&first.to_string())))
     }
 }
 

@@ -33,6 +33,9 @@ const STREAM_SECRETS: &str = "/envoy.service.secret.v3.SecretDiscoveryService/St
 const SDS: &str = "/envoy.service.secret.v3.SecretDiscoveryService/";
 const HEALTH: &str = "/grpc.health.v1.Health/";
 
+/// The largest question about health, in bytes: it names one service.
+const LARGEST_HEALTH_QUESTION: usize = 1 << 10;
+
 /// What a client may send on one stream before we have read it, in bytes: a request with Envoy's node.
 const STREAM_WINDOW: u32 = 64 << 10;
 
@@ -160,8 +163,13 @@ impl Service {
         let live = self.activity.begin();
         let path = request.uri().path();
         if path.starts_with(HEALTH) {
-            let health = HealthServer::new(HealthService::from_health_reporter(self.context.health));
-            let Ok(response) = health.oneshot(request).await;
+            // Served before anyone is admitted, so it must cost nothing: a question has a service's name in it, no more.
+            let health = HealthServer::new(HealthService::from_health_reporter(self.context.health))
+                .max_decoding_message_size(LARGEST_HEALTH_QUESTION);
+            let answer = tokio::time::timeout(self.context.limits.request_timeout, health.oneshot(request)).await;
+            let Ok(Ok(response)) = answer else {
+                return refuse(live, Status::deadline_exceeded("no whole request within request_timeout"));
+            };
             return response.map(|body| Reply { _live: live, body: ReplyBody::Tonic(body) });
         }
         if request.method() != Method::POST || path != STREAM_SECRETS {

@@ -103,9 +103,12 @@ impl<B: Body<Data = Bytes> + Unpin> Sotw<B> {
         if first && names == 0 {
             return Err(Status::invalid_argument("the first request must name its secrets: there is no wildcard"));
         }
-        let wrong = |name: &String| name.is_empty() || name.len() > LONGEST_SECRET_NAME;
+        // Names go into records and onto operators' screens: nothing that a terminal obeys.
+        let printable = |name: &str| name.chars().all(|c| c.is_ascii_graphic() || c == ' ');
+        let wrong = |name: &String| name.is_empty() || name.len() > LONGEST_SECRET_NAME || !printable(name);
         if request.resource_names.iter().any(wrong) {
-            return Err(Status::invalid_argument(format!("a secret's name has 1 to {LONGEST_SECRET_NAME} bytes")));
+            let said = format!("a secret's name has 1 to {LONGEST_SECRET_NAME} printable ASCII characters");
+            return Err(Status::invalid_argument(said));
         }
         Ok(())
     }

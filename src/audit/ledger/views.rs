@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::fcntl::Flock;
 
 use super::checkpoint::{Checkpoint, CheckpointKey};
@@ -61,6 +62,12 @@ pub(crate) struct Unsynced {
     directories: BTreeSet<PathBuf>,
 }
 
+/// Whether the process or the system has no file descriptor left.
+fn no_descriptors(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EMFILE | Errno::ENFILE))
+}
+
 impl Views {
     /// Works until told to stop.
     pub(crate) fn run(mut self) {
@@ -80,7 +87,9 @@ impl Views {
             }
             stalled = match outcome.and_then(|()| self.refill()) {
                 Ok(()) => false,
-                Err(error) if is_full(&error) => {
+                // A file that could not be opened for want of descriptors left nothing behind; a failed sync is never
+                // one of these.
+                Err(error) if is_full(&error) || no_descriptors(&error) => {
                     std::thread::sleep(RETRY);
                     true
                 }

@@ -278,7 +278,9 @@ impl Fetcher<'_> {
                 None => self.session().await,
             };
             let Err(why) = ended else { return Ok(()) };
-            if matches!(why, FetchError::Files(_)) {
+            // A full disk passes, for those who stay.
+            let for_good = matches!(why, FetchError::Files(FilesError::NotOurs { .. } | FilesError::InUse { .. }));
+            if for_good || (self.args.once && matches!(why, FetchError::Files(_))) {
                 return Err(why);
             }
             if self.clock.monotonic() - before > RECONNECT.1 {
@@ -305,12 +307,15 @@ impl Fetcher<'_> {
         }
     }
 
-    /// The files that we hold, if they fit together and are in time.
+    /// The files that we hold, if they fit together and are in time (with `--once`: in the first half of it).
     fn load(&self) -> Option<Set> {
         let set = self.files.load(&self.args.name, &self.args.bundle_name)?;
-        check_certificate(&set.chain, &set.key, self.clock.now()).ok()?;
+        let now = self.clock.now();
+        let leaf = check_certificate(&set.chain, &set.key, now).ok()?;
         check_bundle(&set.bundle).ok()?;
-        Some(set)
+        // Who comes once does not stay for the renewal, so it asks for a new one as soon as that would be due.
+        let past_half = now - leaf.not_before > (leaf.not_after - leaf.not_before) / 2;
+        (!(self.args.once && past_half)).then_some(set)
     }
 
     /// One connection: until it breaks, or with `--once` until the files are current.

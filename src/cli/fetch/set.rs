@@ -23,6 +23,7 @@ pub(super) struct Leaf {
     /// Lower-case hex.
     pub(super) serial: String,
     pub(super) identity: String,
+    pub(super) not_before: OffsetDateTime,
     pub(super) not_after: OffsetDateTime,
 }
 
@@ -56,6 +57,7 @@ pub(super) fn check_certificate(chain: &[u8], key: &[u8], now: OffsetDateTime) -
     if key.subject_public_key_info() != certificate.public_key().raw {
         return Err(SetError::Mismatch);
     }
+    let not_before = certificate.validity().not_before.to_datetime();
     let not_after = certificate.validity().not_after.to_datetime();
     if not_after <= now {
         return Err(SetError::Expired);
@@ -66,7 +68,7 @@ pub(super) fn check_certificate(chain: &[u8], key: &[u8], now: OffsetDateTime) -
         .flat_map(|names| &names.value.general_names)
         .find_map(|name| if let GeneralName::URI(uri) = name { Some((*uri).to_owned()) } else { None });
     let serial = hex::encode(certificate.raw_serial());
-    Ok(Leaf { serial, identity: uri.unwrap_or_default(), not_after })
+    Ok(Leaf { serial, identity: uri.unwrap_or_default(), not_before, not_after })
 }
 
 /// That `bundle` holds certificates and nothing else.
