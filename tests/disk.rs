@@ -1,7 +1,7 @@
 //! When the ledger's disk is full, broken or read-only: nothing is issued without a record, what was issued goes on being
 //! served, the operator is told, and a disk that has room again needs nothing more.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use crate::harness::chancery::{Chancery, Options, run, said};
