@@ -15,6 +15,8 @@ pub mod clock;
 pub mod config;
 pub mod entropy;
 pub mod feed;
+#[cfg(test)]
+mod golden;
 pub mod identity;
 pub mod keys;
 pub mod merkle;

@@ -246,9 +246,5 @@ fn the_page_shows_what_is_printed() {
     of_policy(&mut page);
     of_files(&mut page);
     of_the_ledger(&mut page);
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/cli-json.md");
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(&path, &page).unwrap();
-    }
-    assert_eq!(page, std::fs::read_to_string(&path).unwrap_or_default(), "run with UPDATE_GOLDEN=1");
+    crate::golden::check("docs/cli-json.md", &page);
 }

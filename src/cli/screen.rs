@@ -207,18 +207,11 @@ pub(crate) fn count(number: u64, one: &str) -> String {
 
 #[cfg(test)]
 pub(crate) mod golden {
-    //! Golden files: a screen is compared with its file, or with `UPDATE_GOLDEN=1` written to it.
-
-    use std::path::Path;
+    //! Screens as golden files, below `src/cli/golden`.
 
     /// Compares `found` with `src/cli/golden/NAME`.
     pub(crate) fn check(name: &str, found: &str) {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli/golden").join(name);
-        if std::env::var_os("UPDATE_GOLDEN").is_some() {
-            std::fs::write(&path, found).unwrap();
-        }
-        let expected = std::fs::read_to_string(&path).unwrap_or_default();
-        assert_eq!(found, expected, "{name} is another screen now: look at it, then run with UPDATE_GOLDEN=1");
+        crate::golden::check(&format!("src/cli/golden/{name}"), found);
     }
 }
 

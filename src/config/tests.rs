@@ -6,9 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::files::{FileError, load_policy};
 use super::*;
+use crate::golden;
 use crate::policy::starter;
 use crate::toml_reader::Document;
-use crate::toml_reader::testing::golden;
 
 const LEAST: &str =
     "trust_domain = \"example.org\"\ndata_dir = \"/data\"\n[[sds.listen]]\nname = \"sds\"\npath = \"/run/sds.sock\"\n";
@@ -61,9 +61,9 @@ fn every_value_is_taken() {
 #[test]
 fn every_mistake_is_told_at_once() {
     let mistakes = parse(include_str!("golden/mistakes.toml")).unwrap_err();
-    golden("src/config/golden/mistakes.txt", &format!("{mistakes}\n"));
+    golden::check("src/config/golden/mistakes.txt", &format!("{mistakes}\n"));
     let empty = parse("").unwrap_err();
-    golden("src/config/golden/empty.txt", &format!("{empty}\n"));
+    golden::check("src/config/golden/empty.txt", &format!("{empty}\n"));
 }
 
 #[test]
@@ -96,13 +96,13 @@ fn the_documented_keys_are_the_keys_that_are_read() {
 
 #[test]
 fn the_reference_is_fresh() {
-    golden("docs/configuration.md", &reference::page());
+    golden::check("docs/configuration.md", &reference::page());
 }
 
 #[test]
 fn the_default_file_reads_and_shows_the_true_defaults() {
     let file = reference::default_file();
-    golden("src/config/golden/default.toml", &file);
+    golden::check("src/config/golden/default.toml", &file);
     let plain = settings(&file);
     let uncommented: String = file
         .lines()
@@ -139,7 +139,7 @@ fn the_mistakes_of_a_command_line_come_at_once() {
     let long = format!("/{}", "d".repeat(100));
     let sockets = [("a/b", "/x.sock"), ("web", "/y.sock"), ("web", "/y.sock"), ("admin", "tcp://1.2.3.4:5")];
     let mistakes = up(&long, &sockets).unwrap_err();
-    golden("src/config/golden/up.txt", &format!("{mistakes}\n"));
+    golden::check("src/config/golden/up.txt", &format!("{mistakes}\n"));
 }
 
 #[test]

@@ -5,9 +5,9 @@ use std::time::Duration;
 use super::*;
 use crate::caller::testing::{unix, unix_on};
 use crate::caller::{Caller, Evidence, UnixPeer};
+use crate::golden;
 use crate::identity::{Mesh, SpiffeId, TrustDomain};
 use crate::toml_reader::Mistakes;
-use crate::toml_reader::testing::golden;
 use crate::x509::KeyAlgorithm;
 use crate::x509::profile::Profiles;
 
@@ -191,13 +191,13 @@ fn explanations_are_the_answers_of_authorise() {
         explain(&root, &Wanted::Identity(id("spiffe://example.org/user/7"))),
         explain(&unix(OVERFLOW_ID, 1, &[]), &Wanted::Default),
     ];
-    golden("src/policy/golden/explain.txt", &format!("{}\n", screens.join("\n\n")));
+    golden::check("src/policy/golden/explain.txt", &format!("{}\n", screens.join("\n\n")));
 }
 
 #[test]
 fn every_mistake_is_told_at_once() {
     let text = include_str!("golden/mistakes.toml");
-    golden("src/policy/golden/mistakes.txt", &format!("{}\n", parse(text).unwrap_err()));
+    golden::check("src/policy/golden/mistakes.txt", &format!("{}\n", parse(text).unwrap_err()));
 }
 
 #[test]

@@ -261,19 +261,5 @@ pub fn did_you_mean<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) ->
         .map(|(_, candidate)| candidate)
 }
 
-/// Golden files: the screens that users see, held word for word.
-#[cfg(test)]
-pub(crate) mod testing {
-    /// Compares with a file of the repository, or rewrites it when `UPDATE_GOLDEN` is set.
-    pub(crate) fn golden(path: &str, actual: &str) {
-        let path = format!("{}/{path}", env!("CARGO_MANIFEST_DIR"));
-        if std::env::var_os("UPDATE_GOLDEN").is_some() {
-            std::fs::write(&path, actual).unwrap();
-        }
-        let stale = "stale: run the tests once with UPDATE_GOLDEN=1";
-        assert_eq!(actual, std::fs::read_to_string(&path).unwrap_or_default(), "{path} is {stale}");
-    }
-}
-
 #[cfg(test)]
 mod tests;

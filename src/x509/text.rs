@@ -172,15 +172,9 @@ mod tests {
     use crate::x509::tests::*;
     use crate::x509::{KeyAlgorithm, profile::Profiles};
 
-    /// Compares with `certs/golden/<name>.txt`, or writes it when `UPDATE_GOLDEN=1`.
     fn check(name: &str, der: &[u8]) {
         let found = certificate(der, Detail::WithoutKeys).unwrap();
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("certs/golden").join(format!("{name}.txt"));
-        if std::env::var_os("UPDATE_GOLDEN").is_some_and(|value| value == "1") {
-            std::fs::write(&path, &found).unwrap();
-        }
-        let expected = std::fs::read_to_string(&path).unwrap_or_default();
-        assert_eq!(found, expected, "certs/golden/{name}.txt differs: look, then run with UPDATE_GOLDEN=1");
+        crate::golden::check(&format!("certs/golden/{name}.txt"), &found);
     }
 
     #[test]

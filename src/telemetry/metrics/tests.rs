@@ -139,10 +139,5 @@ fn policys_words_are_known() {
 
 #[test]
 fn the_page_is_what_the_table_says() {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md");
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(&path, page()).unwrap();
-    }
-    let written = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(written, page(), "docs/metrics.md is stale: UPDATE_GOLDEN=1 cargo test --lib telemetry");
+    crate::golden::check("docs/metrics.md", &page());
 }
