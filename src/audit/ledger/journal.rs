@@ -5,7 +5,7 @@
 //! reserve of further segments, named `reserve-N.seg`, is taken only for records of [`Priority::Reserve`]. Any error of
 //! a write or sync is for the caller to make final: nothing here retries.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -72,6 +72,17 @@ pub(crate) struct JournalDir {
 }
 
 impl JournalDir {
+    /// Gives the first of `recycled` the name `to`, durably: whoever writes into it is told so only with its name. Says
+    /// whether there was one.
+    fn reuse(&self, recycled: &mut Vec<u64>, to: &Path) -> std::io::Result<bool> {
+        let Some(old) = recycled.first().copied() else { return Ok(false) };
+        self.disk.rename(&self.segment(old), to)?;
+        recycled.remove(0);
+        // Not to be tried again, not even when it says that the disk is full.
+        self.disk.sync_dir(&self.path).map_err(|error| std::io::Error::other(format!("sync: {error}")))?;
+        Ok(true)
+    }
+
     pub(crate) fn segment(&self, epoch: u64) -> PathBuf {
         self.path.join(format!("{epoch:016x}.seg"))
     }
@@ -144,23 +155,19 @@ impl Supply {
 impl Pool {
     fn refill(&mut self, dir: &JournalDir, recycled: &mut Vec<u64>) -> std::io::Result<()> {
         let next = self.current + 1;
-        let changed = !recycled.is_empty();
         if !self.next_ready {
-            match recycled.first().copied() {
-                Some(old) => dir.disk.rename(&dir.segment(old), &dir.segment(next))?,
-                None => dir.allocate(next, &[])?,
+            if !dir.reuse(recycled, &dir.segment(next))? {
+                dir.allocate(next, &[])?;
             }
-            recycled.drain(..recycled.len().min(1));
             self.next_ready = true;
         }
         while let Some(number) = (0..self.reserve_wanted).find(|number| !self.reserve.contains(number)) {
-            match recycled.first().copied() {
-                Some(old) => dir.disk.rename(&dir.segment(old), &dir.reserve(number))?,
-                None => dir.disk.allocate(&dir.reserve(number), dir.segment_bytes, &[], false)?,
+            if !dir.reuse(recycled, &dir.reserve(number))? {
+                dir.disk.allocate(&dir.reserve(number), dir.segment_bytes, &[], false)?;
             }
-            recycled.drain(..recycled.len().min(1));
             self.reserve.push(number);
         }
+        let changed = !recycled.is_empty();
         while let Some(old) = recycled.first().copied() {
             dir.disk.remove(&dir.segment(old))?;
             recycled.drain(..1);
@@ -191,7 +198,7 @@ pub(crate) struct Journal {
     path: PathBuf,
     identity: Identity,
     resume: Resume,
-    /// Frames that go out with the next write: the base of a segment just begun.
+    /// The frame that goes out with the next write.
     buffer: Vec<u8>,
 }
 
@@ -216,7 +223,7 @@ impl Journal {
         let identity = file.identity().map_err(LedgerError::io("looking at the journal", &path))?;
         let mut journal = Self { dir, supply, file, path, identity, resume, buffer: Vec::new() };
         if journal.resume.offset == 0 {
-            journal.stage(&Body::<&[u8]>::Base(heads.to_vec()));
+            journal.begin(heads).map_err(LedgerError::io("beginning a journal segment", &journal.path.clone()))?;
         }
         journal.supply.lock().current = resume.epoch;
         Ok(journal)
@@ -236,7 +243,7 @@ impl Journal {
     /// Makes sure that a frame of `length` bytes fits, beginning the next segment when it must. Returns whether one
     /// was begun.
     pub(crate) fn make_room(&mut self, length: usize, priority: Priority, heads: &[Head]) -> Result<bool, NoRoom> {
-        let end = self.resume.offset + (self.buffer.len() + length) as u64;
+        let end = self.resume.offset + length as u64;
         if end <= self.dir.segment_bytes {
             return Ok(false);
         }
@@ -247,10 +254,23 @@ impl Journal {
         self.identity = self.file.identity().map_err(NoRoom::Broken)?;
         self.path = path;
         self.resume = Resume { epoch, offset: 0, ..self.resume };
-        // A base that was never written (its segment had no commit yet) must not go into another segment.
-        self.buffer.clear();
-        self.stage(&Body::<&[u8]>::Base(heads.to_vec()));
+        self.begin(heads).map_err(NoRoom::Broken)?;
         Ok(true)
+    }
+
+    /// Writes the base of a segment and makes it durable by itself: blocks of one write may reach the disk in any order,
+    /// and a record without its base would look like damage instead of a torn end.
+    fn begin(&mut self, heads: &[Head]) -> std::io::Result<()> {
+        self.stage(&Body::<&[u8]>::Base(heads.to_vec()));
+        self.flush()
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.write_at(&self.buffer, self.resume.offset)?;
+        self.file.sync()?;
+        self.resume.offset += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
     }
 
     fn take_segment(&self, epoch: u64, priority: Priority) -> Result<(), NoRoom> {
@@ -301,11 +321,7 @@ impl Journal {
             return Err(std::io::Error::other("the journal segment was replaced by another file"));
         }
         self.stage(body);
-        self.file.write_at(&self.buffer, self.resume.offset)?;
-        self.file.sync()?;
-        self.resume.offset += self.buffer.len() as u64;
-        self.buffer.clear();
-        Ok(())
+        self.flush()
     }
 
     /// The segment being written.

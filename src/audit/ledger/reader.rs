@@ -169,9 +169,10 @@ impl LedgerReader {
     /// # Errors
     /// [`LedgerError::NoRecord`], or as [`LedgerReader::checkpoint`].
     pub async fn proof(&self, position: &Position) -> Result<Receipt, LedgerError> {
-        let mut heads = self.shared.heads.subscribe();
+        let (mut heads, mut health) = (self.shared.heads.subscribe(), self.shared.health.subscribe());
         loop {
             heads.mark_unchanged();
+            health.mark_unchanged();
             let info = self.log(&position.log)?;
             if position.index >= info.size {
                 return Err(LedgerError::NoRecord { log: info.name, index: position.index, size: info.size });
@@ -179,7 +180,14 @@ impl LedgerReader {
             if let Some(receipt) = self.proof_now(&info, position.index)? {
                 return Ok(receipt);
             }
-            heads.changed().await.map_err(|_| LedgerError::Closed)?;
+            // A ledger that failed publishes nothing more.
+            if let Some(failure) = self.shared.failure() {
+                return Err(failure);
+            }
+            tokio::select! {
+                changed = heads.changed() => changed.map_err(|_| LedgerError::Closed)?,
+                changed = health.changed() => changed.map_err(|_| LedgerError::Closed)?,
+            }
         }
     }
 

@@ -63,7 +63,7 @@ impl TileName {
     }
 
     /// The directory that holds the partial tiles of this index.
-    fn partials(&self) -> String {
+    pub(crate) fn partials(&self) -> String {
         format!("{}.p", Self::full(self.kind, self.index).path())
     }
 

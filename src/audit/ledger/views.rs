@@ -20,7 +20,7 @@ use super::error::is_full;
 use super::frame::Head;
 use super::journal::{JournalDir, Supply};
 use super::shared::{Heads, Shared, ViewJob};
-use super::tiles::{Edge, TileKind, TileName, WIDTH};
+use super::tiles::{Edge, TileKind, WIDTH};
 use crate::clock::Clock;
 
 /// The shortest time between two rounds: partial tiles cost writes, so quick commits share one.
@@ -60,6 +60,8 @@ pub(crate) struct Unsynced {
     tiles: BTreeMap<(usize, TileKind, u64), PathBuf>,
     checkpoints: BTreeSet<PathBuf>,
     directories: BTreeSet<PathBuf>,
+    /// Directories of partial tiles whose full tile was written.
+    complete: BTreeSet<PathBuf>,
 }
 
 /// Whether the process or the system has no file descriptor left.
@@ -111,7 +113,7 @@ impl Views {
             self.disk.put(&path, &write.bytes)?;
             self.unsynced.add_directories(&path, &self.directory);
             if usize::from(write.name.width) == WIDTH {
-                self.remove_partials(&directory, write.name);
+                self.unsynced.complete.insert(directory.join(write.name.partials()));
             }
             self.unsynced.tiles.insert((log, write.name.kind, write.name.index), path);
         }
@@ -135,16 +137,6 @@ impl Views {
         Ok(Heads { origin, size: head.size, root: head.root, checkpoint: note.into(), time: self.clock.now() })
     }
 
-    /// Partial tiles go once the full one exists (tlog-tiles, "Partial Tiles"). One that stays does no harm.
-    fn remove_partials(&mut self, directory: &Path, full: TileName) {
-        let path = directory.join(format!("{}.p", full.path()));
-        match self.disk.remove(&path) {
-            Ok(()) => {}
-            Err(error) => return tracing::warn!(path = %path.display(), %error, "partial tiles stay behind"),
-        }
-        self.unsynced.directories.remove(&path);
-    }
-
     /// Syncs everything written so far, then frees the segments below.
     fn sync(&mut self) -> io::Result<()> {
         let unsynced = std::mem::take(&mut self.unsynced);
@@ -154,6 +146,14 @@ impl Views {
         let synced = synced.and_then(|()| directories.try_for_each(|path| self.disk.sync_dir(path)));
         // Never to be tried again, not even when it says that the disk is full: the pages may be gone.
         synced.map_err(|error| io::Error::other(format!("sync: {error}")))?;
+        // Partial tiles go once the full one exists (tlog-tiles, "Partial Tiles"), and not before it is durable: records
+        // below the journal's oldest segment may stand in them alone. Before the mark is moved, so that a replay does it
+        // again; one that stays does no harm.
+        for path in &unsynced.complete {
+            if let Err(error) = self.disk.remove(path) {
+                tracing::warn!(path = %path.display(), %error, "partial tiles stay behind");
+            }
+        }
         self.recycled.extend(self.shared.set_synced());
         Ok(())
     }

@@ -81,6 +81,9 @@ pub(crate) struct Writer {
     pub(crate) _lock: Arc<Flock<std::fs::File>>,
 }
 
+/// Commits that one flush of notes takes at most: more than the queue of notes fills.
+const MOST_FLUSHES: usize = 16;
+
 impl Writer {
     /// Works until every sender is gone or a clean stop was asked for.
     pub(crate) fn run(mut self, mut commands: mpsc::Receiver<Command>) {
@@ -95,7 +98,7 @@ impl Writer {
                     let _ = reply.send(outcome);
                     return;
                 }
-                Command::Flush => self.commit(Vec::new()),
+                Command::Flush => self.flush_notes(),
                 Command::Append(request) => {
                     let mut bytes = request.bytes();
                     let mut records = request.leaves.len();
@@ -127,6 +130,16 @@ impl Writer {
 
     fn most_bytes(&self) -> usize {
         MOST_BYTES.min(self.largest_frame / 2)
+    }
+
+    /// Notes of more than one frame, should there be so many; what a full disk keeps back rides with a later commit.
+    fn flush_notes(&mut self) {
+        for _ in 0..MOST_FLUSHES {
+            self.commit(Vec::new());
+            if self.journal.is_full() || !self.shared.has_notes() {
+                return;
+            }
+        }
     }
 
     /// Makes the batch and waiting notes durable, and answers.
@@ -275,12 +288,15 @@ impl Writer {
             }
         }
         let Body::Records(sections) = body else { return Ok(()) };
-        let mut logs = self.shared.lock();
-        let next = logs.logs.len();
-        logs.logs.push(LogState::empty(name.clone(), Arc::clone(&origin)));
-        drop(logs);
+        let next = self.shared.lock().logs.len();
+        // The old log's last records first: a follower takes a log as ended once its successor is listed.
         for Section { first, leaves, head } in sections {
-            let number = if head.log == name { next } else { self.number };
+            let number = if head.log == name {
+                self.shared.lock().logs.push(LogState::empty(name.clone(), Arc::clone(&origin)));
+                next
+            } else {
+                self.number
+            };
             self.shared.push(number, TailFrame { first, leaves, size: head.size, root: head.root });
         }
         (self.number, self.name, self.origin, self.frontier) = (next, name, origin, frontier);
@@ -291,10 +307,7 @@ impl Writer {
 
     /// A clean end. What is missing when this fails, the next opening rebuilds.
     fn close(&mut self, leaf: Leaf) -> Result<(), LedgerError> {
-        // Notes of more than one frame, should there be so many.
-        while !self.journal.is_full() && self.shared.failure().is_none() && self.shared.has_notes() {
-            self.commit(Vec::new());
-        }
+        self.flush_notes();
         let (reply, mut answer) = oneshot::channel();
         self.commit(vec![Request { leaves: vec![leaf], priority: Priority::Reserve, reply }]);
         answer.try_recv().map_err(|_| LedgerError::Closed)??;
