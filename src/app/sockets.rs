@@ -11,8 +11,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::net::{TcpListener, UnixListener};
 
-/// The longest path of a Unix socket, in bytes; the kernel's `sun_path` less its end.
-pub const LONGEST_SOCKET_PATH: usize = 107;
+use crate::config::LONGEST_SOCKET_PATH;
 
 /// Why a listener could not be opened.
 #[derive(Debug, thiserror::Error)]

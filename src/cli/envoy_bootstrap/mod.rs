@@ -12,10 +12,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
+use crate::config::LONGEST_SOCKET_PATH;
 use crate::identity::{IdentityError, SpiffeId, TrustDomain};
-
-/// The longest path of a Unix socket, in bytes (`sun_path` without its final zero, unix(7)).
-const LONGEST_SOCKET_PATH: usize = 107;
 
 /// Which side of a mutual TLS connection this Envoy is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
