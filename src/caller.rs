@@ -3,7 +3,12 @@
 //! A [`Caller`] is made by `attest` alone, from evidence on a connection, and consumed by policy. What a caller says of
 //! itself (its node id, the subject of its CSR) is never part of it.
 
+use std::net::SocketAddr;
+
 use aws_lc_rs::digest;
+use time::OffsetDateTime;
+
+use crate::identity::SpiffeId;
 
 /// Someone at the other end of a connection, as attested.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -16,6 +21,10 @@ pub struct Caller {
 pub enum Evidence {
     /// The process at the other end of a Unix socket, as the kernel names it.
     UnixPeer(UnixPeer),
+    /// A client certificate of ours, verified at a TLS handshake.
+    Client(ClientCertificate),
+    /// This server itself, which needs a certificate to listen with.
+    Own,
 }
 
 /// A process at the other end of a Unix socket.
@@ -31,6 +40,28 @@ pub struct UnixPeer {
     pub groups: Vec<u32>,
     /// Process id in our pid namespace; never 0.
     pub pid: u32,
+    /// When the process began, in clock ticks since the machine's start (proc(5), field 22): tells it from a later one
+    /// with the same id. `None` when it could not be read without doubt.
+    pub started: Option<u64>,
+}
+
+/// A certificate of ours that a client proved to hold.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClientCertificate {
+    /// The name of the listener (`[[sds.listen]] name`), a fact that rules can match.
+    pub socket: String,
+    /// Its URI SAN.
+    pub identity: SpiffeId,
+    /// Its serial, as records spell it.
+    pub serial: String,
+    /// Its issuer's subject key identifier, hex.
+    pub issuer_key_id: String,
+    /// Until when it is valid: the connection ends then.
+    pub not_after: OffsetDateTime,
+    /// When the first certificate of its line was issued by fresh attestation, not by another client certificate.
+    pub attested_at: OffsetDateTime,
+    /// Where it connects from.
+    pub address: SocketAddr,
 }
 
 impl Caller {
@@ -50,6 +81,8 @@ impl Caller {
     pub fn method(&self) -> &'static str {
         match self.evidence {
             Evidence::UnixPeer(_) => "unix_peer",
+            Evidence::Client(_) => "client_certificate",
+            Evidence::Own => "self",
         }
     }
 
@@ -58,6 +91,8 @@ impl Caller {
     pub fn label(&self) -> String {
         match &self.evidence {
             Evidence::UnixPeer(peer) => format!("unix:{}:uid={},pid={}", peer.socket, peer.uid, peer.pid),
+            Evidence::Client(client) => format!("tls:{}:{},serial={}", client.socket, client.identity, client.serial),
+            Evidence::Own => "self".to_owned(),
         }
     }
 
@@ -66,6 +101,17 @@ impl Caller {
     pub fn account(&self) -> String {
         match &self.evidence {
             Evidence::UnixPeer(peer) => format!("unix:{}:uid={}", peer.socket, peer.uid),
+            Evidence::Client(client) => format!("tls:{}:{}", client.socket, client.identity),
+            Evidence::Own => "self".to_owned(),
+        }
+    }
+
+    /// The one process or client certificate that it is, as far as can be told: what a revoked serial cuts off.
+    #[must_use]
+    pub fn holder(&self) -> String {
+        match &self.evidence {
+            Evidence::UnixPeer(peer) => format!("{},started={:?}", self.label(), peer.started),
+            Evidence::Client(_) | Evidence::Own => self.label(),
         }
     }
 
@@ -76,6 +122,10 @@ impl Caller {
             Evidence::UnixPeer(p) => {
                 format!("unix_peer\n{}\n{}\n{}\n{:?}\n{}", p.socket, p.uid, p.gid, p.groups, p.pid)
             }
+            Evidence::Client(c) => {
+                format!("client_certificate\n{}\n{}\n{}\n{}", c.socket, c.identity, c.serial, c.issuer_key_id)
+            }
+            Evidence::Own => "self".to_owned(),
         };
         let mut out = [0; 32];
         out.copy_from_slice(digest::digest(&digest::SHA256, facts.as_bytes()).as_ref());
@@ -95,7 +145,7 @@ pub(crate) mod testing {
 
     /// A Unix peer on a named socket with pid 4242.
     pub(crate) fn unix_on(socket: &str, uid: u32, gid: u32, groups: &[u32]) -> Caller {
-        let peer = UnixPeer { socket: socket.to_owned(), uid, gid, groups: groups.to_vec(), pid: 4242 };
+        let peer = UnixPeer { socket: socket.to_owned(), uid, gid, groups: groups.to_vec(), pid: 4242, started: None };
         Caller::attested(Evidence::UnixPeer(peer))
     }
 }

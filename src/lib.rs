@@ -22,6 +22,7 @@ pub mod keys;
 pub mod merkle;
 pub mod policy;
 pub mod proto;
+pub mod revocation;
 pub mod rotation;
 pub mod secret;
 pub mod store;

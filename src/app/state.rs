@@ -19,6 +19,7 @@ use crate::audit::personal::{ErasurePool, PersonalError};
 use crate::ca::authority::{AuthorityError, AuthorityPlan, Keeper, KeeperParts};
 use crate::ca::issue::{Parts, Street};
 use crate::ca::slot::{Authorities, Name};
+use crate::ca::standing::Standing;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::config::files::{self, FileError};
@@ -158,6 +159,7 @@ impl State {
             clock: clock.clone(),
             entropy: entropy.clone(),
             recorder: recorder.clone(),
+            standing: Standing::default(),
         });
         ledger.set_snapshot_source(snapshot::source(keeper.watch(), clock.clone(), recorder.clone()));
         let keeper = Some(keeper);

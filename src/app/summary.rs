@@ -53,7 +53,8 @@ fn authority(state: &State, settings: &Settings, authority: &Arc<Authority>) -> 
 /// What our own uid gets on this socket, so that the first command to try is the right one.
 fn socket(state: &State, name: &str, path: &Path) -> SdsSummary {
     let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-    let peer = UnixPeer { socket: name.to_owned(), uid, gid, groups: Vec::new(), pid: std::process::id() };
+    let peer =
+        UnixPeer { socket: name.to_owned(), uid, gid, groups: Vec::new(), pid: std::process::id(), started: None };
     let evidence = crate::caller::Evidence::UnixPeer(peer);
     let explained = state.street.policy().explain(&evidence, &Wanted::Default);
     SdsSummary { name: name.to_owned(), path: path.display().to_string(), own: Some((uid, explained.granted)) }

@@ -69,7 +69,14 @@ pub fn attest(connection: &impl AsFd, socket: &str) -> Result<Caller, AttestErro
     let pid = visible(said.pid())?;
     let uid = mapped(said.uid(), overflow_uid())?;
     let groups = groups(fd, pid);
-    Ok(Caller::attested(Evidence::UnixPeer(UnixPeer { socket: socket.to_owned(), uid, gid: said.gid(), groups, pid })))
+    Ok(Caller::attested(Evidence::UnixPeer(UnixPeer {
+        socket: socket.to_owned(),
+        uid,
+        gid: said.gid(),
+        groups,
+        pid,
+        started: None,
+    })))
 }
 
 fn visible(pid: i32) -> Result<u32, AttestError> {
@@ -128,7 +135,7 @@ mod tests {
             return assert_eq!(attest(&ours, "sds"), Err(AttestError::UnmappedUser { uid }));
         }
         let caller = attest(&ours, "sds").unwrap();
-        let Evidence::UnixPeer(peer) = caller.evidence();
+        let Evidence::UnixPeer(peer) = caller.evidence() else { panic!("{caller:?}") };
         assert_eq!((peer.uid, peer.gid, peer.pid, peer.socket.as_str()), (uid, gid, std::process::id(), "sds"));
         let own = parse_groups(&fs::read_to_string("/proc/self/status").unwrap());
         assert!(peer.groups == own || peer.groups.is_empty(), "{:?} against {own:?}", peer.groups);

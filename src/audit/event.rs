@@ -11,7 +11,9 @@ mod facts;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-pub use facts::{Actor, AuthorityFacts, CertificateFacts, Change, Coalesced, PolicyFacts, Sealed, Snapshot, Source};
+pub use facts::{
+    Actor, AuthorityFacts, CertificateFacts, Change, Coalesced, CrlFacts, PolicyFacts, Sealed, Snapshot, Source,
+};
 
 use crate::clock::rfc3339_micros;
 use crate::entropy::Entropy;
@@ -253,6 +255,9 @@ pub struct Event {
     /// How many like it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub coalesced: Option<Coalesced>,
+    /// The CRL it is about.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub crl: Option<CrlFacts>,
     /// What it is evidence for, sorted.
     pub frameworks: Vec<Framework>,
     /// Whose rules of naming applied.
@@ -342,6 +347,7 @@ impl Recorder {
             certificate: None,
             change: None,
             coalesced: None,
+            crl: None,
             frameworks: frameworks(action),
             mesh: None,
             node: None,
@@ -433,8 +439,15 @@ mod tests {
             Outcome::Success,
             datetime!(2026-11-23 13:02:11 UTC),
         );
-        event.actor =
-            Some(Actor { attested_by: "unix_peer".into(), evidence_sha256: text(), id: text(), name: sealed() });
+        event.actor = Some(Actor {
+            attested_at: text(),
+            attested_by: "unix_peer".into(),
+            evidence_sha256: text(),
+            id: text(),
+            name: sealed(),
+            serial: text(),
+            unattributed: Some(true),
+        });
         event.authority = Some(AuthorityFacts { certificate: text(), ..AuthorityFacts::default() });
         event.certificate = Some(CertificateFacts {
             der_sha256: text(),
@@ -444,6 +457,7 @@ mod tests {
         });
         event.change = Some(Change { after: text(), before: text(), count: Some(1), what: "policy".into() });
         event.coalesced = Some(Coalesced::default());
+        event.crl = Some(CrlFacts { number: 1_763_900_000_000, ..CrlFacts::default() });
         event.mesh = Some(Mesh::Istio);
         event.node = text();
         event.policy = Some(PolicyFacts { hash: String::new(), nearest: vec!["a".into()], rule: text() });

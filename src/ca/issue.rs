@@ -42,11 +42,13 @@ use super::refusals::{Kind, Refusals, Verdict};
 pub use super::request::{Follows, IssueError, IssueRequest, Issued, KeyRequest, Nacked, RenewalCause, RequestContext};
 use super::sign::{Issuance, SignError};
 use super::slot::Authorities;
+use super::standing::{Barred, Standing};
 use crate::audit::event::{Action, Actor, Event, Outcome, PolicyFacts, Recorder, Source};
 use crate::audit::ledger::{Ledger, LedgerError, Position};
 use crate::caller::{Caller, Evidence};
-use crate::clock::Clock;
+use crate::clock::{Clock, rfc3339_seconds};
 use crate::entropy::Entropy;
+use crate::identity::SpiffeId;
 use crate::keys::KeyError;
 use crate::keys::leaf::{self, LeafKey};
 use crate::policy::schedule::renew_at;
@@ -70,6 +72,8 @@ pub struct Parts {
     pub entropy: Entropy,
     /// What this run's records share.
     pub recorder: Recorder,
+    /// Who is denied and what is revoked.
+    pub standing: Standing,
 }
 
 /// The street; cheap to clone.
@@ -85,6 +89,7 @@ struct Inner {
     clock: Clock,
     entropy: Entropy,
     recorder: Recorder,
+    standing: Standing,
     refusals: Mutex<Refusals>,
     rsa_keys: Semaphore,
 }
@@ -104,6 +109,7 @@ impl Street {
             clock: parts.clock,
             entropy: parts.entropy,
             recorder: parts.recorder,
+            standing: parts.standing,
             refusals: Mutex::default(),
             rsa_keys: Semaphore::new(RSA_KEYS_AT_ONCE),
         }))
@@ -124,6 +130,9 @@ impl Street {
             Ok(grant) => grant,
             Err(refusal) => return Err(self.refuse(caller, &wanted, &policy, refusal, &context, now).await),
         };
+        if let Some(barred) = self.barred(caller, grant.identity()) {
+            return Err(self.refuse_barred(caller, grant.identity(), barred, &context, now).await);
+        }
 
         // 2. The key: proven by its holder, or made here.
         let (subject_key, own_key) = match self.key_for(&grant, key).await {
@@ -161,13 +170,16 @@ impl Street {
             Err((source, position)) => return Err(self.failed(&context, source, position)),
         };
 
-        // 6. Publish: an authority that was tainted meanwhile publishes nothing.
-        if !self.0.authorities.borrow().may_publish(authority.issuer().key_id()) {
+        // 6. Publish: nothing by an authority that was tainted meanwhile, nothing for who was denied meanwhile.
+        let draft = signed.draft();
+        if !self.0.authorities.borrow().may_publish(authority.issuer().key_id())
+            || self.0.standing.is_revoked(&draft.serial().hex())
+            || self.barred(caller, &identity).is_some()
+        {
             return Err(self.failed(&context, SignError::Withdrawn, position));
         }
         self.note_signed(&context, &signed, &position);
         let renew_at = renew_at(now, signed.draft().not_after(), &renewal, self.0.entropy.unit());
-        let draft = signed.draft();
         let (serial, version) = (draft.serial().hex(), draft.version().to_string());
         info!(request_id = context.request_id, %identity, serial, rule, "issued");
         Ok(Issued {
@@ -182,6 +194,29 @@ impl Street {
             rule,
             position,
         })
+    }
+
+    /// Puts another policy in force; its record is durable already.
+    pub fn set_policy(&self, policy: Arc<Policy>) {
+        self.0.policy.store(policy);
+        self.reconsider();
+    }
+
+    /// Has everyone ask again who waits for an answer that was no.
+    pub fn reconsider(&self) {
+        self.0.policy_version.send_modify(|version| *version += 1);
+    }
+
+    /// Who is denied and what is revoked.
+    #[must_use]
+    pub fn standing(&self) -> &Standing {
+        &self.0.standing
+    }
+
+    /// What keeps `caller` from a certificate for `identity`, whatever policy says.
+    fn barred(&self, caller: &Caller, identity: &SpiffeId) -> Option<Barred> {
+        let denied = || self.0.standing.denied(identity).map(|pattern| Barred::Denied { pattern });
+        self.0.standing.barred(caller).or_else(denied)
     }
 
     /// The policy in force.
@@ -346,6 +381,24 @@ impl Street {
         }
     }
 
+    async fn refuse_barred(
+        &self,
+        caller: &Caller,
+        identity: &SpiffeId,
+        barred: Barred,
+        context: &RequestContext,
+        now: OffsetDateTime,
+    ) -> IssueError {
+        let mut event = self.0.recorder.event(Action::CertificateDeny, Outcome::Denied, now);
+        event.subject = Some(identity.to_string());
+        event.reason = Some(barred.to_string());
+        let kind = Kind { account: caller.account(), reason: format!("barred:{identity}") };
+        match self.record_refusal(kind, described(event, caller, context), now).await {
+            Ok(()) => IssueError::Barred(barred),
+            Err(error) => error.into(),
+        }
+    }
+
     async fn refuse_request(
         &self,
         caller: &Caller,
@@ -409,11 +462,19 @@ fn described(mut event: Event, caller: &Caller, context: &RequestContext) -> Eve
 /// The caller as a record names it.
 #[must_use]
 pub fn actor(caller: &Caller) -> Actor {
-    Actor {
+    let known = Actor {
         attested_by: caller.method().to_owned(),
         evidence_sha256: Some(hex::encode(caller.evidence_digest())),
-        id: None,
-        name: None,
+        ..Actor::default()
+    };
+    match caller.evidence() {
+        Evidence::Client(client) => Actor {
+            attested_at: Some(rfc3339_seconds(client.attested_at)),
+            id: Some(client.identity.to_string()),
+            serial: Some(client.serial.clone()),
+            ..known
+        },
+        Evidence::UnixPeer(_) | Evidence::Own => known,
     }
 }
 
@@ -428,5 +489,7 @@ pub fn source(caller: &Caller) -> Source {
             socket: Some(peer.socket.clone()),
             uid: Some(peer.uid),
         },
+        Evidence::Client(client) => Source { socket: Some(client.socket.clone()), ..Source::default() },
+        Evidence::Own => Source::default(),
     }
 }

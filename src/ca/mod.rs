@@ -10,5 +10,6 @@ pub mod refusals;
 mod request;
 pub mod sign;
 pub mod slot;
+pub mod standing;
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@
 use time::OffsetDateTime;
 
 use super::sign::SignError;
+use super::standing::Barred;
 use crate::audit::ledger::{LedgerError, Position};
 use crate::identity::SpiffeId;
 use crate::keys::KeyError;
@@ -40,6 +41,8 @@ pub struct Follows {
 pub enum RenewalCause {
     /// Its time had come.
     Scheduled,
+    /// An operator asked for it.
+    Forced,
 }
 
 impl RenewalCause {
@@ -48,6 +51,7 @@ impl RenewalCause {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Scheduled => "scheduled",
+            Self::Forced => "forced",
         }
     }
 }
@@ -118,6 +122,9 @@ pub enum IssueError {
     /// Policy said no; the reasons are in the ledger and in `policy explain`, not for the caller.
     #[error("refused by policy")]
     Refused(Refusal),
+    /// An operator denied the identity, or revoked the caller's own certificate.
+    #[error("refused: {0}")]
+    Barred(Barred),
     /// The request itself is at fault.
     #[error("the certificate request cannot be used: {0}")]
     Request(#[from] CsrError),

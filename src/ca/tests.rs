@@ -121,6 +121,7 @@ impl World {
             clock: self.clock.clone(),
             entropy,
             recorder,
+            standing: super::standing::Standing::default(),
         });
         Ok(Running { keeper, street, ledger, tasks })
     }

@@ -77,7 +77,7 @@ impl CertificateSubscription {
             policy.mark_unchanged();
             match self.issue(None).await {
                 Ok(certificate) => return Ok(certificate),
-                Err(SourceError::NotGranted) => {}
+                Err(SourceError::NotGranted | SourceError::Denied) => {}
                 Err(why @ (SourceError::NoRule | SourceError::Invalid(_) | SourceError::Unavailable { .. })) => {
                     return Err(why.into());
                 }
@@ -123,7 +123,9 @@ impl CertificateSubscription {
         let backoff = Backoff { first: limits.renewal_retry_first, longest: limits.renewal_retry_longest };
         let asked = match why {
             SourceError::Unavailable { retry_after } => retry_after.unwrap_or_default(),
-            SourceError::NoRule | SourceError::NotGranted | SourceError::Invalid(_) => Duration::ZERO,
+            SourceError::NoRule | SourceError::NotGranted | SourceError::Denied | SourceError::Invalid(_) => {
+                Duration::ZERO
+            }
         };
         let wait = backoff.wait_before(self.feed.clock.now(), held.not_after, failures, self.feed.entropy.unit());
         wait.max(asked).min(limits.renewal_retry_longest)

@@ -8,6 +8,7 @@
 
 pub mod bundles;
 mod certificate;
+pub mod forced;
 mod live;
 pub mod names;
 pub mod payload;

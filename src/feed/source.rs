@@ -82,6 +82,11 @@ pub enum SourceError {
     /// Rules match the caller, but none grants this name: its stream stays open until policy does.
     #[error("no policy rule grants this caller that name; ask the operator to run: chancery policy explain")]
     NotGranted,
+    /// An operator denied the identity, or revoked the caller's certificate: its stream stays open until that is lifted.
+    #[error(
+        "this identity is denied, or this caller's certificate is revoked; ask the operator: chancery cert release"
+    )]
+    Denied,
     /// What was asked for can't be had in this form, whoever asks.
     #[error("{0}")]
     Invalid(String),

@@ -98,6 +98,7 @@ fn outward(asker: &Asker, failure: IssueError) -> SourceError {
     match failure {
         IssueError::Refused(Refusal::Nobody { .. } | Refusal::NoRule { .. }) => SourceError::NoRule,
         IssueError::Refused(Refusal::NotGranted { .. } | Refusal::OnlyByName { .. }) => SourceError::NotGranted,
+        IssueError::Barred(_) => SourceError::Denied,
         IssueError::Request(csr) => SourceError::Invalid(csr.to_string()),
         IssueError::NoAuthority
         | IssueError::Draft(_)

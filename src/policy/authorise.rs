@@ -135,7 +135,9 @@ impl Policy {
     /// # Errors
     /// When no rule grants it, with the rules that came closest.
     pub fn authorise(&self, caller: &Caller, wanted: &Wanted) -> Result<Grant, Refusal> {
-        let Evidence::UnixPeer(peer) = caller.evidence();
+        let Evidence::UnixPeer(peer) = caller.evidence() else {
+            return Err(Refusal::NoRule { nearest: Vec::new() });
+        };
         if let Some(unmet) = nobody(peer) {
             return Err(Refusal::Nobody { unmet });
         }
@@ -158,8 +160,8 @@ impl Policy {
     /// Everything the caller may have without naming it, in order, each identity once; the first is the default.
     #[must_use]
     pub fn granted(&self, caller: &Caller) -> Vec<Grant> {
-        let Evidence::UnixPeer(peer) = caller.evidence();
         let mut grants: Vec<Grant> = Vec::new();
+        let Evidence::UnixPeer(peer) = caller.evidence() else { return grants };
         if nobody(peer).is_some() {
             return grants;
         }

@@ -54,22 +54,23 @@ impl Policy {
     /// What each rule says to a caller with this evidence.
     #[must_use]
     pub fn explain(&self, evidence: &Evidence, wanted: &Wanted) -> Explanation {
-        let Evidence::UnixPeer(peer) = evidence;
+        let peer = match evidence {
+            Evidence::UnixPeer(peer) => Some(peer),
+            Evidence::Client(_) | Evidence::Own => None,
+        };
         let mut explanation = Explanation {
-            subject: format!("uid {} on socket {}", peer.uid, peer.socket),
+            subject: peer.map(|peer| format!("uid {} on socket {}", peer.uid, peer.socket)).unwrap_or_default(),
             wanted: match wanted {
                 Wanted::Default => None,
                 Wanted::Identity(id) => Some(id.to_string()),
             },
             granted: None,
             rule: None,
-            nobody: nobody(peer),
+            nobody: peer.and_then(nobody),
             verdicts: Vec::new(),
             nearest: Vec::new(),
         };
-        if explanation.nobody.is_some() {
-            return explanation;
-        }
+        let Some(peer) = peer.filter(|_| explanation.nobody.is_none()) else { return explanation };
         let mut missed = Vec::new();
         for rule in self.rules() {
             let (number, name) = (rule.number(), rule.name().to_owned());

@@ -349,7 +349,7 @@ impl<'d> RuleReader<'_, 'd, '_> {
             (None, None) => vec!["s".repeat(LONGEST_SOCKET)],
         };
         for socket in sockets {
-            let peer = UnixPeer { socket, uid, gid, groups: Vec::new(), pid: 1 };
+            let peer = UnixPeer { socket, uid, gid, groups: Vec::new(), pid: 1, started: None };
             if let Err((key, problem)) = self.try_for(&peer, identity, dns, mesh) {
                 // One caller's wrong name is enough to say what is wrong with the template.
                 return self.table.note(key, &problem);

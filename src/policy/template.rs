@@ -234,7 +234,7 @@ mod tests {
     use super::*;
 
     fn peer() -> UnixPeer {
-        UnixPeer { socket: "web".to_owned(), uid: 1001, gid: 100, groups: Vec::new(), pid: 1 }
+        UnixPeer { socket: "web".to_owned(), uid: 1001, gid: 100, groups: Vec::new(), pid: 1, started: None }
     }
 
     fn domain() -> TrustDomain {

@@ -139,7 +139,7 @@ fn nobody_matches_nothing() {
         assert!(matches!(refusal, Refusal::Nobody { .. }), "{refusal}");
         assert!(policy(&text).granted(&unix(uid, 1, &[])).is_empty());
     }
-    let peer = UnixPeer { socket: "sds".to_owned(), uid: 1, gid: 1, groups: Vec::new(), pid: 0 };
+    let peer = UnixPeer { socket: "sds".to_owned(), uid: 1, gid: 1, groups: Vec::new(), pid: 0, started: None };
     let hidden = Caller::attested(Evidence::UnixPeer(peer));
     assert!(matches!(policy(&text).authorise(&hidden, &Wanted::Default), Err(Refusal::Nobody { .. })));
     // A group that is not mapped is nobody's group.

@@ -8,6 +8,7 @@
 pub mod algorithm;
 pub mod bundle;
 pub mod chain;
+pub mod crl;
 pub mod csr;
 pub mod der;
 pub mod draft;

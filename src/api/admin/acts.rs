@@ -31,7 +31,9 @@ impl Sources {
             Some(PeerInfo(Err(why))) => return Err(Status::permission_denied(why.to_string())),
             None => return Err(Status::permission_denied("the admin API answers on its Unix socket only")),
         };
-        let Evidence::UnixPeer(facts) = caller.evidence();
+        let Evidence::UnixPeer(facts) = caller.evidence() else {
+            return Err(Status::permission_denied("the admin API answers on its Unix socket only"));
+        };
         if facts.uid == 0 || facts.uid == self.own_uid {
             let name = user_name(facts.uid);
             return Ok(Operator { caller, name });

@@ -7,6 +7,8 @@
 mod acts;
 pub mod backend;
 mod certificates;
+mod change;
+mod hands;
 mod records;
 mod rules;
 mod server;

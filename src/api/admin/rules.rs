@@ -46,7 +46,7 @@ pub(super) fn explain(in_force: &PolicyInForce, ask: pb::ExplainPolicyRequest) -
     groups.sort_unstable();
     let socket = if ask.socket.is_empty() { USUAL_SOCKET.to_owned() } else { ask.socket };
     // The process is a question, not a peer: no rule looks at its number.
-    let facts = UnixPeer { socket, uid: ask.uid, gid: ask.gid, groups, pid: 1 };
+    let facts = UnixPeer { socket, uid: ask.uid, gid: ask.gid, groups, pid: 1, started: None };
     let answer = in_force.policy.explain(&Evidence::UnixPeer(facts), &wanted);
     let text = answer.to_string();
     Ok(pb::Explanation {

@@ -10,7 +10,7 @@ use super::Sources;
 use super::backend::IssueAsk;
 use super::certificates::index_status;
 use super::records::Filter;
-use super::rules;
+use super::{change, hands, rules};
 use crate::audit::event::{Action, Outcome};
 use crate::clock::rfc3339_seconds;
 use crate::identity::SpiffeId;
@@ -188,6 +188,54 @@ impl Admin for AdminService {
             checkpoint_size: receipt.checkpoint_size,
             record: Some(record),
         }))
+    }
+
+    type RotateCertificatesStream = hands::Progress<pb::RotationProgress>;
+
+    async fn rotate_certificates(
+        &self,
+        request: Request<pb::RotateCertificatesRequest>,
+    ) -> Result<Response<Self::RotateCertificatesStream>, Status> {
+        hands::rotate(&self.0, request).await
+    }
+
+    type RevokeCertificatesStream = hands::Progress<pb::RevocationProgress>;
+
+    async fn revoke_certificates(
+        &self,
+        request: Request<pb::RevokeCertificatesRequest>,
+    ) -> Result<Response<Self::RevokeCertificatesStream>, Status> {
+        hands::revoke(&self.0, request).await
+    }
+
+    async fn release_identity(
+        &self,
+        request: Request<pb::ReleaseIdentityRequest>,
+    ) -> Result<Response<pb::Released>, Status> {
+        hands::release(&self.0, request).await
+    }
+
+    async fn list_denies(&self, request: Request<pb::ListDeniesRequest>) -> Result<Response<pb::DenyList>, Status> {
+        hands::denies(&self.0, request).await
+    }
+
+    async fn list_crls(&self, request: Request<pb::ListCrlsRequest>) -> Result<Response<pb::CrlList>, Status> {
+        hands::crls(&self.0, request).await
+    }
+
+    async fn diff_policy(&self, request: Request<pb::DiffPolicyRequest>) -> Result<Response<pb::PolicyDiff>, Status> {
+        change::diff(&self.0, request).await
+    }
+
+    async fn apply_policy(
+        &self,
+        request: Request<pb::ApplyPolicyRequest>,
+    ) -> Result<Response<pb::PolicyApplied>, Status> {
+        change::apply(&self.0, request).await
+    }
+
+    async fn reload(&self, request: Request<pb::ReloadRequest>) -> Result<Response<pb::Reloaded>, Status> {
+        change::reload(&self.0, request).await
     }
 
     async fn record_verification(

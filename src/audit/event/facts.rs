@@ -18,7 +18,10 @@ pub struct Sealed {
 /// Who did it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Actor {
-    /// How the actor was attested: `unix_peer`, or `self` for chancery's own acts.
+    /// For a client certificate: when the first of its line was issued by fresh attestation, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub attested_at: Option<String>,
+    /// How the actor was attested: `unix_peer`, `client_certificate`, or `self` for chancery's own acts.
     pub attested_by: String,
     /// SHA-256 of the evidence, hex.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -29,6 +32,12 @@ pub struct Actor {
     /// An operator's name.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub name: Option<Sealed>,
+    /// The serial of its client certificate.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub serial: Option<String>,
+    /// Present and true when no person can be named: root without a login.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub unattributed: Option<bool>,
 }
 
 /// Where it came from.
@@ -95,6 +104,23 @@ pub struct AuthorityFacts {
     pub name: String,
     /// The state after this record: `prepared`, `active`, `retiring`, `gone`, `tainted`.
     pub state: String,
+}
+
+/// The CRL that a record is about.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CrlFacts {
+    /// How many certificates are on it.
+    pub entries: u64,
+    /// The issuer's subject key identifier, hex.
+    pub issuer_key_id: String,
+    /// RFC 3339, seconds.
+    pub next_update: String,
+    /// Its number; grows with each CRL of this issuer.
+    pub number: u64,
+    /// SHA-256 of the to-be-signed bytes, hex.
+    pub tbs_sha256: String,
+    /// RFC 3339, seconds.
+    pub this_update: String,
 }
 
 /// The policy that decided.
