@@ -253,6 +253,9 @@ pub enum SettingError {
         /// The root's lifetime.
         root: String,
     },
+    /// Less room for all requests of a caller than for one.
+    #[error("less than limits.max_request_bytes, so that the largest request could never be read: make it larger")]
+    NoRoomForOneRequest,
     /// First and longest wait the wrong way round.
     #[error("longer than limits.renewal_retry_longest: make it shorter")]
     RetriesReversed,

@@ -42,6 +42,16 @@ pub enum End {
         /// The limit.
         limit: usize,
     },
+    /// The caller was given new certificates faster than it may.
+    #[error(
+        "this caller asks for new certificates too often (issue_burst_per_caller = {burst} at once, then issue_rate_per_caller = {rate} a second): keep what was issued, name its version on reconnecting, and try again later"
+    )]
+    TooManyIssues {
+        /// Each second.
+        rate: u32,
+        /// At once.
+        burst: u32,
+    },
     /// Another connection of the same account named the certificate that this one held.
     #[error("another connection of this caller took the certificate over")]
     TakenOver,
@@ -92,6 +102,18 @@ impl Session {
                 subscribed.place.node(self.node.as_deref());
             }
         }
+    }
+
+    /// How many names are subscribed to.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.subscriptions.len()
+    }
+
+    /// Whether nothing is subscribed to.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.subscriptions.is_empty()
     }
 
     /// Whether `name` is subscribed to.

@@ -13,7 +13,8 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_health::server::HealthReporter;
 
-use super::{SdsContext, SdsLimits, connection};
+use super::accounts::Account;
+use super::{SdsContext, SdsLimits, connection, versions};
 use crate::attest::AttestError;
 use crate::caller::Caller;
 use crate::caller::testing::unix;
@@ -50,8 +51,9 @@ impl Server {
             limits: Arc::new(self.limits.clone()),
             health: HealthReporter::new(),
         };
+        let account = Arc::new(Account::new(&self.limits));
         let (ours, theirs) = tokio::io::duplex(1 << 20);
-        self.tasks.spawn("test.connection", connection::run(theirs, peer, context));
+        self.tasks.spawn("test.connection", connection::run(theirs, peer, account, context));
         let mut ours = Some(TokioIo::new(ours));
         let connector = tower::service_fn(move |_| {
             std::future::ready(ours.take().ok_or(std::io::Error::other("one connection only")))
@@ -96,7 +98,8 @@ impl Stream {
 
     async fn expect(&mut self, version: &str) -> DiscoveryResponse {
         let response = self.next().await.unwrap();
-        assert_eq!(response.version_info, version);
+        let name = secret(&response).name;
+        assert_eq!(versions::of(&response.version_info, &name), Some(version));
         response
     }
 
