@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::debug;
 
 use crate::audit::ledger::{Health, Ledger};
 use crate::clock::Clock;
@@ -36,16 +36,15 @@ pub(super) fn stopping() {
 }
 
 fn tell(states: &[NotifyState<'_>]) {
-    // The variable stays: later messages need it, and children are none.
-    if let Err(error) = sd_notify::notify(false, states) {
-        warn!(%error, "the service manager could not be told");
+    if let Err(error) = sd_notify::notify(states) {
+        // Not a warning: a heartbeat would repeat it for as long as the server runs.
+        debug!(%error, "the service manager could not be told");
     }
 }
 
 /// How often the watchdog wants to be fed, at least; absent when nobody watches.
 pub(super) fn watchdog() -> Option<Duration> {
-    let mut micros = 0;
-    sd_notify::watchdog_enabled(false, &mut micros).then(|| Duration::from_micros(micros))
+    sd_notify::watchdog_enabled()
 }
 
 /// Feeds the watchdog, twice as often as it wants, until the server stops or the ledger fails.
