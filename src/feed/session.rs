@@ -160,6 +160,7 @@ impl Session {
                     feed: Arc::clone(&self.feed),
                     asker: asker.clone(),
                     wanted,
+                    named: named.is_some(),
                     holds: named,
                     admitted: false,
                     place: Arc::clone(&place),
@@ -255,6 +256,8 @@ struct BundleSubscription {
     wanted: SecretRef,
     /// The version that was sent last, or that the proxy named.
     holds: Option<String>,
+    /// Whether the proxy named it, and nothing was sent since: then it holds it for certain.
+    named: bool,
     admitted: bool,
     changes: watch::Receiver<Arc<Bundles>>,
     place: Arc<Registered>,
@@ -274,7 +277,11 @@ impl BundleSubscription {
             let payload = self.changes.borrow_and_update().payload(&self.wanted).cloned();
             if let Some(payload) = payload {
                 let same = self.holds.as_deref() == Some(&*payload.version);
-                self.place.holds_bundle(&payload.version, same);
+                // What was sent is acknowledged by the proxy, or not at all.
+                if !same || self.named {
+                    self.place.holds_bundle(&payload.version, same);
+                }
+                self.named = false;
                 if !same {
                     self.holds = Some(payload.version.to_string());
                     return Ok(payload);

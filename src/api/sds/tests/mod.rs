@@ -1,5 +1,8 @@
 //! The edge over a connection in memory, with generated code as the client and a fake source behind the feed.
 
+mod delta;
+mod hostile;
+
 use std::sync::Arc;
 use std::time::Duration;
 
