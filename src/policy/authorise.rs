@@ -203,6 +203,7 @@ impl Policy {
                 key: rule.key,
                 mesh: rule.mesh,
                 renewal: rule.renewal,
+                reattest_after: rule.reattest_after,
                 rule: Arc::clone(&rule.name),
                 policy_hash: Arc::clone(&self.hash),
             }),

@@ -88,6 +88,11 @@ pub(super) enum PolicyError {
     /// A renewal too near to the end.
     #[error("renews as late as at {percent} % of its life: keep renew_at + jitter at or below {LATEST_RENEWAL}")]
     LateRenewal { percent: f64 },
+    /// A limit on the age of an attestation that is made anew for each request.
+    #[error(
+        "a process is attested with each request: leave it out, or make the rule one for clients with match.client"
+    )]
+    AttestedEachTime,
     /// A rule that never decides.
     #[error(
         "grants nothing that rule {number} \"{name}\" does not grant to the same callers: remove it, or move it up"

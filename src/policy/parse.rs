@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_lc_rs::digest;
 
@@ -42,6 +43,14 @@ const JITTERS: RangeInclusive<f64> = 0.0..=0.2;
 
 /// The renewal must be over well before the end: the latest moment, as a part of life.
 pub(super) const LATEST_RENEWAL: f64 = 0.95;
+
+/// How long a client may renew its own certificate before it has to be attested anew, where the rule does not say.
+pub const REATTEST_AFTER: Duration = Duration::from_secs(30 * DAY_S);
+
+/// What a rule may say instead. There is no "never": a stolen certificate that renews itself must come to an end.
+const REATTEST_SPANS: RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(366 * DAY_S);
+
+const DAY_S: u64 = 86_400;
 
 /// Where there is no rule of its own.
 const RENEWAL: Renewal = Renewal { fraction: 0.5, jitter: 0.05 };
@@ -128,6 +137,7 @@ impl<'d> RuleReader<'_, 'd, '_> {
         let span = table.span("lifetime", lifetime.shortest..=lifetime.longest);
         let (key, keys) = self.keys(profile);
         let renewal = self.renewal();
+        let reattest_after = self.reattest_after(for_clients);
         if let (Some(identity), Some(matches), Some(mesh)) = (&identity, &matches, mesh) {
             self.try_names(identity, &dns, matches, mesh);
         }
@@ -143,6 +153,7 @@ impl<'d> RuleReader<'_, 'd, '_> {
             keys: keys.into(),
             key,
             renewal,
+            reattest_after,
         })
     }
 
@@ -297,6 +308,14 @@ impl<'d> RuleReader<'_, 'd, '_> {
             self.table.note("renew_at", &PolicyError::LateRenewal { percent: ((fraction + jitter) * 100.0).round() });
         }
         Renewal { fraction, jitter }
+    }
+
+    fn reattest_after(&self, for_clients: bool) -> Option<Duration> {
+        let span = self.table.span("reattest_after", REATTEST_SPANS);
+        if !for_clients && self.table.has("reattest_after") {
+            self.table.note("reattest_after", &PolicyError::AttestedEachTime);
+        }
+        for_clients.then(|| span.unwrap_or(REATTEST_AFTER))
     }
 
     /// Tries the templates for the callers that make the longest and oddest names among those whom the rule matches.
