@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::Policy;
 use super::grant::{Grant, Terms};
+use super::own;
 use super::rules::{Fact, Rule, Unmet, nobody};
 use super::template::{check_dns, split};
 use crate::caller::{Caller, Evidence, UnixPeer};
@@ -135,8 +136,10 @@ impl Policy {
     /// # Errors
     /// When no rule grants it, with the rules that came closest.
     pub fn authorise(&self, caller: &Caller, wanted: &Wanted) -> Result<Grant, Refusal> {
-        let Evidence::UnixPeer(peer) = caller.evidence() else {
-            return Err(Refusal::NoRule { nearest: Vec::new() });
+        let peer = match caller.evidence() {
+            Evidence::UnixPeer(peer) => peer,
+            Evidence::Own => return own::grant(self, wanted),
+            Evidence::Client(_) => return Err(Refusal::NoRule { nearest: Vec::new() }),
         };
         if let Some(unmet) = nobody(peer) {
             return Err(Refusal::Nobody { unmet });
@@ -189,6 +192,10 @@ impl Policy {
                 return Answer::Misses(unmet);
             }
         };
+        if own::is_own(&identity) {
+            let has = format!("{identity}, which is kept for the server itself");
+            unmet.push(Unmet { fact: Fact::Identity, needs: rule.identity.as_str().to_owned(), has });
+        }
         if !unmet.is_empty() {
             return Answer::Misses(unmet);
         }

@@ -12,6 +12,7 @@ use aws_lc_rs::digest;
 
 use super::Policy;
 use super::grant::Renewal;
+use super::own::{OWN_PATH, is_own};
 use super::rules::{IdSet, Match, NO_ID, OVERFLOW_ID, Rule};
 use super::template::{NotDns, Template, TemplateError, check_dns, forms, has_room, mesh_dns, part_names, split};
 use crate::caller::UnixPeer;
@@ -114,6 +115,9 @@ enum PolicyError {
     /// A template of another trust domain.
     #[error("names another trust domain than this server's: write spiffe://{{trust_domain}}/…")]
     OtherTrustDomain,
+    /// The server's own identity.
+    #[error("gives spiffe://{{trust_domain}}{OWN_PATH}, which is kept for the server itself: choose another path")]
+    Own,
     /// A template that is not of the mesh's form.
     #[error("is not of {mesh}'s form: write spiffe://{{trust_domain}}{forms}, or choose another mesh")]
     Form { mesh: Mesh, forms: String },
@@ -377,6 +381,9 @@ impl<'d> RuleReader<'_, 'd, '_> {
             // Its DNS names depend on the name that is asked for; they are checked then.
             let prefix = id.path().strip_suffix("/x").unwrap_or_default();
             return if has_room(mesh, prefix) { Ok(()) } else { Err(form()) };
+        }
+        if is_own(&id) {
+            return Err(("identity", PolicyError::Own));
         }
         let parts = split(mesh, &id).ok_or_else(form)?;
         for template in dns {
