@@ -7,8 +7,6 @@
 
 use std::net::SocketAddr;
 
-use time::OffsetDateTime;
-
 use crate::caller::{Caller, ClientCertificate, Evidence};
 use crate::clock::parse_rfc3339;
 use crate::store::CertificateRow;
@@ -42,7 +40,8 @@ pub fn attest(
 ) -> Result<Caller, Unrecorded> {
     let row = row.ok_or(Unrecorded::Unknown)?;
     let recorded = row.serial == svid.serial.hex() && row.tbs_sha256 == svid.tbs_sha256 && !row.failed;
-    let attested_at = attested_at(row).filter(|_| recorded && row.identity == svid.identity.as_str());
+    let attested_at =
+        parse_rfc3339(&row.attested_at).ok().filter(|_| recorded && row.identity == svid.identity.as_str());
     Ok(Caller::attested(Evidence::Client(ClientCertificate {
         socket: socket.to_owned(),
         identity: svid.identity.clone(),
@@ -52,10 +51,6 @@ pub fn attest(
         attested_at: attested_at.ok_or(Unrecorded::Another)?,
         address,
     })))
-}
-
-fn attested_at(row: &CertificateRow) -> Option<OffsetDateTime> {
-    parse_rfc3339(&row.issued_at).ok()
 }
 
 #[cfg(test)]
@@ -78,7 +73,7 @@ mod tests {
         let row = CertificateRow {
             serial: serial(1).hex(),
             identity: svid.identity.to_string(),
-            issued_at: "2026-11-23T13:00:00.000000Z".to_owned(),
+            attested_at: "2026-11-20T13:00:00.000000Z".to_owned(),
             tbs_sha256: svid.tbs_sha256.clone(),
             ..CertificateRow::default()
         };

@@ -78,7 +78,7 @@ impl World {
     async fn open(&self) -> Result<Running, AuthorityError> {
         let entropy = Entropy::system();
         let recorder = Recorder::new(entropy.clone());
-        let keys = SealedStore::open(&self.directory.path().join("keys")).unwrap();
+        let keys = SealedStore::open(&self.directory.path().join("keys"), None).unwrap();
         if !keys.list().unwrap().iter().any(|name| name == "ledger-1") {
             keys.put_secret("ledger-1", &CheckpointKey::generate_pkcs8().unwrap()).unwrap();
         }

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 mod authorise;
 mod explain;
+mod facts;
 mod grant;
+mod mistake;
 mod own;
 mod parse;
 mod rules;
