@@ -84,9 +84,10 @@ impl CertificateSubscription {
             self.feed.pace.give_back(&account);
             match why {
                 SourceError::NotGranted | SourceError::Denied => {}
-                SourceError::NoRule | SourceError::Invalid(_) | SourceError::Unavailable { .. } => {
-                    return Err(why.into());
-                }
+                SourceError::NoRule
+                | SourceError::Reattest
+                | SourceError::Invalid(_)
+                | SourceError::Unavailable { .. } => return Err(why.into()),
             }
             if policy.changed().await.is_err() {
                 return std::future::pending().await;
@@ -140,9 +141,11 @@ impl CertificateSubscription {
         let backoff = Backoff { first: limits.renewal_retry_first, longest: limits.renewal_retry_longest };
         let asked = match why {
             SourceError::Unavailable { retry_after } => retry_after.unwrap_or_default(),
-            SourceError::NoRule | SourceError::NotGranted | SourceError::Denied | SourceError::Invalid(_) => {
-                Duration::ZERO
-            }
+            SourceError::NoRule
+            | SourceError::NotGranted
+            | SourceError::Denied
+            | SourceError::Reattest
+            | SourceError::Invalid(_) => Duration::ZERO,
         };
         let wait = backoff.wait_before(self.feed.clock.now(), held.not_after, failures, self.feed.entropy.unit());
         wait.max(asked).min(limits.renewal_retry_longest)

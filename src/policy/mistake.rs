@@ -1,5 +1,6 @@
 //! What can be wrong with a policy, each with its remedy. For `parse` alone, where it is found.
 
+use super::own::OWN_PATH;
 use super::parse::{LARGEST_POLICY, LATEST_RENEWAL, LONGEST_NAME, MOST_RULES};
 use super::rules::{NO_ID, OVERFLOW_ID};
 use super::template::{NotDns, TemplateError};
@@ -70,6 +71,9 @@ pub(super) enum PolicyError {
     /// A template of another trust domain.
     #[error("names another trust domain than this server's: write spiffe://{{trust_domain}}/…")]
     OtherTrustDomain,
+    /// The server's own identity.
+    #[error("gives spiffe://{{trust_domain}}{OWN_PATH}, which is kept for the server itself: choose another path")]
+    Own,
     /// A template that is not of the mesh's form.
     #[error("is not of {mesh}'s form: write spiffe://{{trust_domain}}{forms}, or choose another mesh")]
     Form { mesh: Mesh, forms: String },
@@ -88,6 +92,11 @@ pub(super) enum PolicyError {
     /// A renewal too near to the end.
     #[error("renews as late as at {percent} % of its life: keep renew_at + jitter at or below {LATEST_RENEWAL}")]
     LateRenewal { percent: f64 },
+    /// A limit on the age of an attestation that is made anew for each request.
+    #[error(
+        "a process is attested with each request: leave it out, or make the rule one for clients with match.client"
+    )]
+    AttestedEachTime,
     /// A rule that never decides.
     #[error(
         "grants nothing that rule {number} \"{name}\" does not grant to the same callers: remove it, or move it up"

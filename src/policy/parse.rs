@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_lc_rs::digest;
 
@@ -14,6 +15,7 @@ use super::Policy;
 use super::facts::{ClientPattern, Facts};
 use super::grant::Renewal;
 use super::mistake::PolicyError;
+use super::own::is_own;
 use super::rules::{IdSet, Match, NO_ID, Rule};
 use super::template::{Known, NotDns, Template, check_dns, forms, has_room, mesh_dns, part_names, split};
 use crate::caller::{ClientCertificate, Evidence, UnixPeer};
@@ -42,6 +44,14 @@ const JITTERS: RangeInclusive<f64> = 0.0..=0.2;
 
 /// The renewal must be over well before the end: the latest moment, as a part of life.
 pub(super) const LATEST_RENEWAL: f64 = 0.95;
+
+/// How long a client may renew its own certificate before it has to be attested anew, where the rule does not say.
+pub const REATTEST_AFTER: Duration = Duration::from_secs(30 * DAY_S);
+
+/// What a rule may say instead. There is no "never": a stolen certificate that renews itself must come to an end.
+const REATTEST_SPANS: RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(366 * DAY_S);
+
+const DAY_S: u64 = 86_400;
 
 /// Where there is no rule of its own.
 const RENEWAL: Renewal = Renewal { fraction: 0.5, jitter: 0.05 };
@@ -128,6 +138,7 @@ impl<'d> RuleReader<'_, 'd, '_> {
         let span = table.span("lifetime", lifetime.shortest..=lifetime.longest);
         let (key, keys) = self.keys(profile);
         let renewal = self.renewal();
+        let reattest_after = self.reattest_after(for_clients);
         if let (Some(identity), Some(matches), Some(mesh)) = (&identity, &matches, mesh) {
             self.try_names(identity, &dns, matches, mesh);
         }
@@ -143,6 +154,7 @@ impl<'d> RuleReader<'_, 'd, '_> {
             keys: keys.into(),
             key,
             renewal,
+            reattest_after,
         })
     }
 
@@ -299,6 +311,14 @@ impl<'d> RuleReader<'_, 'd, '_> {
         Renewal { fraction, jitter }
     }
 
+    fn reattest_after(&self, for_clients: bool) -> Option<Duration> {
+        let span = self.table.span("reattest_after", REATTEST_SPANS);
+        if !for_clients && self.table.has("reattest_after") {
+            self.table.note("reattest_after", &PolicyError::AttestedEachTime);
+        }
+        for_clients.then(|| span.unwrap_or(REATTEST_AFTER))
+    }
+
     /// Tries the templates for the callers that make the longest and oddest names among those whom the rule matches.
     fn try_names(&self, identity: &Template, dns: &[Template], matches: &Match, mesh: Mesh) {
         let sockets: Vec<String> = match (&matches.sockets, self.around.sockets) {
@@ -329,6 +349,9 @@ impl<'d> RuleReader<'_, 'd, '_> {
             // Its DNS names depend on the name that is asked for; they are checked then.
             let prefix = id.path().strip_suffix("/x").unwrap_or_default();
             return if has_room(mesh, prefix) { Ok(()) } else { Err(form()) };
+        }
+        if is_own(&id) {
+            return Err(("identity", PolicyError::Own));
         }
         let parts = split(mesh, &id).ok_or_else(form)?;
         for template in dns {

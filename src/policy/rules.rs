@@ -37,6 +37,7 @@ pub struct Rule {
     pub(super) keys: Arc<[KeyAlgorithm]>,
     pub(super) key: KeyAlgorithm,
     pub(super) renewal: Renewal,
+    pub(super) reattest_after: Option<Duration>,
 }
 
 impl Rule {
@@ -92,6 +93,12 @@ impl Rule {
     #[must_use]
     pub fn renewal(&self) -> Renewal {
         self.renewal
+    }
+
+    /// For a rule for client certificates: how long after its attestation a line of certificates may renew itself.
+    #[must_use]
+    pub fn reattest_after(&self) -> Option<Duration> {
+        self.reattest_after
     }
 }
 
