@@ -193,7 +193,7 @@ async fn a_flood_of_resets_ends_its_connection_and_no_other() {
     let server = Server::new();
     let mut honest = server.open(&["default"], "").await;
     honest.expect("v1").await;
-    let mut client = server.raw(&server.account()).await;
+    let client = server.raw(&server.account()).await;
     let mut opened = 0;
     while !client.connection.is_finished() && opened < 200_000 {
         let Ok(mut ready) = client.requests.clone().ready().await else { break };
