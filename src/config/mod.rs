@@ -11,12 +11,14 @@ use std::time::Duration;
 
 pub mod files;
 mod keys;
+mod operators;
 mod read;
 pub mod reference;
 
+use crate::api::admin::Operators;
 use crate::api::sds::SdsLimits;
 use crate::feed::{FeedLimits, SdsNames};
-use crate::identity::TrustDomain;
+use crate::identity::{IdentityError, TrustDomain};
 use crate::policy::ADMIN_SOCKET;
 use crate::toml_reader::{Mistake, Mistakes};
 use crate::x509::KeyAlgorithm;
@@ -31,6 +33,9 @@ pub const LONGEST_SOCKET_NAME: usize = 64;
 
 /// The most SDS sockets of a server.
 pub const MOST_SOCKETS: usize = 256;
+
+/// The most grants to operators.
+pub const MOST_OPERATORS: usize = 1_024;
 
 /// The name of the SDS socket that `up` opens without being asked.
 pub const FIRST_SOCKET: &str = "sds";
@@ -48,8 +53,8 @@ pub struct Settings {
     pub sds: SdsSettings,
     /// HTTP; `None` when it is off.
     pub http: Option<HttpSettings>,
-    /// The admin socket.
-    pub admin: SocketPath,
+    /// The admin API.
+    pub admin: AdminSettings,
     /// The authorities.
     pub ca: CaSettings,
     /// The ledger.
@@ -58,6 +63,27 @@ pub struct Settings {
     pub limits: Limits,
     /// The log for operators.
     pub log: LogSettings,
+}
+
+/// Where the admin API listens, and who may use it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminSettings {
+    /// Its socket.
+    pub path: SocketPath,
+    /// The socket's permission bits.
+    pub mode: u32,
+    /// Its TCP address, with mutual TLS; `None` when there is none.
+    pub listen: Option<SocketAddr>,
+    /// Who has a role, beside root and the server's own user.
+    pub operators: Operators,
+}
+
+impl AdminSettings {
+    /// A socket for root and the server's own user.
+    #[must_use]
+    pub fn private(path: SocketPath) -> Self {
+        Self { path, mode: ADMIN_MODE, listen: None, operators: Operators::default() }
+    }
 }
 
 /// SDS sockets and names.
@@ -253,6 +279,41 @@ pub enum SettingError {
         /// The root's lifetime.
         root: String,
     },
+    /// An operator who is nobody.
+    #[error("it names nobody: write uid = 1001, gid = 2000 or client = \"spiffe://{{trust_domain}}/operators/*\"")]
+    NoOperator,
+    /// More operators than a server keeps.
+    #[error(
+        "{count} operators, but a server keeps at most {MOST_OPERATORS}: name a group, or a prefix that ends in /*"
+    )]
+    TooManyOperators {
+        /// How many.
+        count: usize,
+    },
+    /// A pattern that no certificate of ours fits.
+    #[error(
+        "{problem}: write a SPIFFE ID of this trust domain, or a prefix such as spiffe://{{trust_domain}}/operators/*"
+    )]
+    OperatorClient {
+        /// What is wrong with it.
+        problem: IdentityError,
+    },
+    /// A pattern of another trust domain.
+    #[error("no certificate of another trust domain gets in: write spiffe://{{trust_domain}}/operators/*")]
+    OperatorOfOthers,
+    /// No number of a user or group.
+    #[error("not the number of a user or group: write one from 0 to 4294967294, as id -u or id -g prints it")]
+    Id,
+    /// Operators who could not open the socket.
+    #[error(
+        "only the server's own user may connect to a socket of these bits, and operators by uid or gid are given: write mode = \"0660\" (its group) or \"0666\" (everybody; those without a role are told no)"
+    )]
+    OperatorsLockedOut,
+    /// A port that nobody could use.
+    #[error(
+        "nobody could use it: write [[admin.operator]] with a role and client = \"spiffe://{{trust_domain}}/operators/*\""
+    )]
+    NoRemoteOperator,
     /// First and longest wait the wrong way round.
     #[error("longer than limits.renewal_retry_longest: make it shorter")]
     RetriesReversed,
@@ -336,7 +397,7 @@ impl Settings {
                 trust_domain: options.trust_domain,
                 sds: SdsSettings { listen, names: SdsNames::default() },
                 http: options.http.map(|listen| HttpSettings { listen }),
-                admin,
+                admin: AdminSettings::private(admin),
                 ca: CaSettings::default(),
                 ledger: LedgerSettings::default(),
                 limits: Limits::default(),
@@ -356,6 +417,9 @@ impl Settings {
 
 /// The permission bits of a socket where nothing else is said.
 const DEFAULT_MODE: u32 = 0o660;
+
+/// The permission bits of the admin socket where nothing else is said.
+const ADMIN_MODE: u32 = 0o600;
 
 /// What is wrong with the sockets, each with its place in the list.
 fn socket_problems(listen: &[SdsSocket], admin: Option<&SocketPath>) -> Vec<(usize, SettingError)> {
