@@ -5,9 +5,9 @@ use std::path::Path;
 
 use super::read::parse_mode;
 use super::{ADMIN_MODE, AdminSettings, MOST_OPERATORS, SettingError, SocketPath};
-use crate::api::admin::roles::{ClientPattern, Grant, Operators, Role, Who};
+use crate::api::admin::roles::{Grant, Operators, Role, Who};
 use crate::identity::TrustDomain;
-use crate::policy::ADMIN_SOCKET;
+use crate::policy::{ADMIN_SOCKET, ClientPattern};
 use crate::toml_reader::Table;
 
 /// Bits that let somebody else than the owner connect (which needs the right to write; unix(7)).
@@ -83,7 +83,7 @@ fn clients(table: &Table<'_, '_>, trust_domain: Option<&TrustDomain>) -> Vec<Who
     let (Some(texts), Some(trust_domain)) = (table.texts("client"), trust_domain) else { return found };
     for (entry, text) in texts {
         match ClientPattern::parse(text, trust_domain) {
-            Ok(pattern) if pattern.is_of(trust_domain) => found.push(Who::Client(pattern)),
+            Ok(pattern) if pattern.example().member_of(trust_domain) => found.push(Who::Client(pattern)),
             Ok(_) => table.note_entry("client", entry, &SettingError::OperatorOfOthers),
             Err(problem) => table.note_entry("client", entry, &SettingError::OperatorClient { problem }),
         }
