@@ -11,9 +11,12 @@ use std::time::Duration;
 
 pub mod files;
 mod keys;
+mod mistake;
+mod operators;
 mod read;
 pub mod reference;
 
+use crate::api::admin::Operators;
 use crate::api::sds::SdsLimits;
 use crate::feed::{FeedLimits, SdsNames};
 use crate::identity::TrustDomain;
@@ -22,6 +25,7 @@ use crate::toml_reader::{Mistake, Mistakes};
 use crate::x509::KeyAlgorithm;
 
 pub use keys::{KEYS, Key, Presence};
+pub use mistake::SettingError;
 
 /// The longest path of a Unix socket in bytes: `sun_path` has 108 with the closing zero; unix(7).
 pub const LONGEST_SOCKET_PATH: usize = 107;
@@ -31,6 +35,9 @@ pub const LONGEST_SOCKET_NAME: usize = 64;
 
 /// The most SDS sockets of a server.
 pub const MOST_SOCKETS: usize = 256;
+
+/// The most grants to operators.
+pub const MOST_OPERATORS: usize = 1_024;
 
 /// The name of the SDS socket that `up` opens without being asked.
 pub const FIRST_SOCKET: &str = "sds";
@@ -50,8 +57,8 @@ pub struct Settings {
     pub sds: SdsSettings,
     /// HTTP; `None` when it is off.
     pub http: Option<HttpSettings>,
-    /// The admin socket.
-    pub admin: SocketPath,
+    /// The admin API.
+    pub admin: AdminSettings,
     /// The authorities.
     pub ca: CaSettings,
     /// The ledger.
@@ -60,6 +67,27 @@ pub struct Settings {
     pub limits: Limits,
     /// The log for operators.
     pub log: LogSettings,
+}
+
+/// Where the admin API listens, and who may use it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminSettings {
+    /// Its socket.
+    pub path: SocketPath,
+    /// The socket's permission bits.
+    pub mode: u32,
+    /// Its TCP address, with mutual TLS; `None` when there is none.
+    pub listen: Option<SocketAddr>,
+    /// Who has a role, beside root and the server's own user.
+    pub operators: Operators,
+}
+
+impl AdminSettings {
+    /// A socket for root and the server's own user.
+    #[must_use]
+    pub fn private(path: SocketPath) -> Self {
+        Self { path, mode: ADMIN_MODE, listen: None, operators: Operators::default() }
+    }
 }
 
 /// Where the sealing key is, when it does not lie beside the keys.
@@ -376,7 +404,7 @@ impl Settings {
                 trust_domain: options.trust_domain,
                 sds: SdsSettings { listen, names: SdsNames::default() },
                 http: options.http.map(|listen| HttpSettings { listen }),
-                admin,
+                admin: AdminSettings::private(admin),
                 ca: CaSettings::default(),
                 ledger: LedgerSettings::default(),
                 limits: Limits::default(),
@@ -396,6 +424,9 @@ impl Settings {
 
 /// The permission bits of a socket where nothing else is said.
 const DEFAULT_MODE: u32 = 0o660;
+
+/// The permission bits of the admin socket where nothing else is said.
+const ADMIN_MODE: u32 = 0o600;
 
 /// What is wrong with the sockets, each with its place in the list.
 fn socket_problems(listen: &[SdsSocket], admin: Option<&SocketPath>) -> Vec<(usize, SettingError)> {
