@@ -45,7 +45,10 @@ fn what_is_written_is_read_and_verifies_by_its_issuer_alone() {
         assert!(matches!(again.verify(&other.issuer), Err(CrlFault::NotBy { .. })), "the same name, another key");
         entries.sort_by_key(|entry| entry.serial);
         let whole = |entry: &CrlEntry| (entry.serial, entry.reason);
-        assert_eq!(again.entries().iter().map(whole).collect::<Vec<_>>(), entries.iter().map(whole).collect::<Vec<_>>());
+        assert_eq!(
+            again.entries().iter().map(whole).collect::<Vec<_>>(),
+            entries.iter().map(whole).collect::<Vec<_>>()
+        );
         assert_eq!(again.revokes(&ca::serial(2)).unwrap().reason, Reason::KeyCompromise);
         assert!(again.revokes(&ca::serial(99)).is_none());
         assert_eq!((again.number(), again.next_update()), (7, (NOW + WEEK).replace_nanosecond(0).unwrap()));
@@ -87,7 +90,9 @@ fn lint_is_the_last_net() {
 #[test]
 fn a_name_that_cannot_be_written_again_is_copied() {
     // DC=com, DC=corp: rcgen would keep one of them.
-    let domain = |text| ca::tlv(der::SET, &[&ca::attribute(&[0x09, 0x92, 0x26, 0x89, 0x93, 0xf2, 0x2c, 0x64, 1, 25], 0x16, text)]);
+    let domain = |text| {
+        ca::tlv(der::SET, &[&ca::attribute(&[0x09, 0x92, 0x26, 0x89, 0x93, 0xf2, 0x2c, 0x64, 1, 25], 0x16, text)])
+    };
     let root = ca::root_named(&ca::tlv(der::SEQUENCE, &[&domain("com"), &domain("corp")]));
     let made = crl(&root, vec![entry(1, Reason::Unspecified)]);
     assert_eq!(made.issuer_der(), root.issuer.subject_der());
@@ -131,7 +136,8 @@ fn webpki_refuses_what_is_on_it_and_takes_what_is_not() {
         let chain = [issuing.issuer.der().into()];
         let at = UnixTime::since_unix_epoch(Duration::from_secs(at.unix_timestamp().unsigned_abs()));
         let all = [algorithms::ECDSA_P256_SHA256, algorithms::ECDSA_P384_SHA384];
-        end.verify_for_usage(&all, &[anchor.clone()], &chain, at, KeyUsage::client_auth(), Some(options), None).map(drop)
+        end.verify_for_usage(&all, &[anchor.clone()], &chain, at, KeyUsage::client_auth(), Some(options), None)
+            .map(drop)
     };
     check(&good, NOW).unwrap();
     assert_eq!(check(&revoked, NOW), Err(webpki::Error::CertRevoked));
