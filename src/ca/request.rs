@@ -125,6 +125,17 @@ pub enum IssueError {
     /// An operator denied the identity, or revoked the caller's own certificate.
     #[error("refused: {0}")]
     Barred(Barred),
+    /// The caller's certificate goes back to an attestation that the rule finds too old.
+    #[error(
+        "refused: the client certificate goes back to an attestation at {attested_at}, and the rule wants one every \
+         {limit}: get the next one by fresh attestation, over a Unix socket or with chancery cert issue"
+    )]
+    Reattest {
+        /// RFC 3339.
+        attested_at: String,
+        /// `reattest_after` of the rule that would have granted.
+        limit: String,
+    },
     /// The request itself is at fault.
     #[error("the certificate request cannot be used: {0}")]
     Request(#[from] CsrError),

@@ -20,6 +20,7 @@ pub mod records;
 mod schema;
 pub mod screen;
 pub mod serve;
+pub mod shell;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -92,6 +93,10 @@ enum Command {
     /// The configuration file: check, default
     #[command(subcommand)]
     Config(config_file::Config),
+    /// Prints a completion script: chancery completions bash > /etc/bash_completion.d/chancery
+    Completions(shell::Completions),
+    /// Writes man pages, one for each command
+    Man(shell::Man),
     /// Prints the version
     Version,
 }
@@ -152,6 +157,8 @@ fn dispatch(command: Command, context: &Context) -> Done {
         Command::Status => client_side(status::run(context)),
         Command::Doctor => client_side(doctor::run(context)),
         Command::Config(command) => command.run(context),
+        Command::Completions(args) => shell::completions(&args),
+        Command::Man(args) => shell::man(&args, context),
         Command::Version => version(context),
     }
 }

@@ -99,6 +99,7 @@ fn outward(asker: &Asker, failure: IssueError) -> SourceError {
         IssueError::Refused(Refusal::Nobody { .. } | Refusal::NoRule { .. }) => SourceError::NoRule,
         IssueError::Refused(Refusal::NotGranted { .. } | Refusal::OnlyByName { .. }) => SourceError::NotGranted,
         IssueError::Barred(_) => SourceError::Denied,
+        IssueError::Reattest { .. } => SourceError::Reattest,
         IssueError::Request(csr) => SourceError::Invalid(csr.to_string()),
         IssueError::NoAuthority
         | IssueError::Draft(_)

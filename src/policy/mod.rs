@@ -9,7 +9,9 @@ use std::time::Duration;
 
 mod authorise;
 mod explain;
+mod facts;
 mod grant;
+mod mistake;
 mod parse;
 mod rules;
 pub mod schedule;
@@ -19,7 +21,7 @@ mod template;
 pub use authorise::{NEAREST, NearMiss, Refusal, Wanted};
 pub use explain::{Explanation, Verdict};
 pub use grant::{Grant, Renewal};
-pub use parse::{LARGEST_POLICY, MOST_RULES, Surroundings};
+pub use parse::{LARGEST_POLICY, MOST_RULES, REATTEST_AFTER, Surroundings};
 pub use rules::{Fact, IdSet, Match, NO_ID, OVERFLOW_ID, Rule, Unmet};
 pub use starter::starter;
 
