@@ -9,6 +9,7 @@
 //! 6. publish: one bundle with all of them.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
@@ -19,9 +20,9 @@ use super::select::{Chosen, select};
 use super::{Listed, Order, RevokeError, Revoker, Step};
 use crate::audit::event::{Action, Event, Outcome};
 use crate::audit::ledger::{LedgerError, Position};
-use crate::ca::standing::Denied;
+use crate::ca::standing::{Denied, Standing};
 use crate::clock::rfc3339_micros;
-use crate::x509::crl::{CrlEntry, Reason};
+use crate::x509::crl::CrlEntry;
 
 /// Records of one commit: an order for more takes several, the deny in the first.
 const RECORDS_AT_ONCE: usize = 1_024;
@@ -55,7 +56,7 @@ impl Revoker {
         let chosen = match self.chosen(&order, now).await {
             Ok(chosen) => chosen,
             Err(failure) => {
-                deny.iter().for_each(|pattern| drop(standing.release(pattern)));
+                undeny(standing, deny.as_deref());
                 return Err(failure);
             }
         };
@@ -74,8 +75,8 @@ impl Revoker {
             Ok(done) => done,
             Err(failure) => {
                 if surely_absent(&failure) {
-                    standing.unrevoke(chosen.iter().map(|one| one.serial.hex()).collect::<Vec<_>>().iter().map(String::as_str));
-                    deny.iter().for_each(|pattern| drop(standing.release(pattern)));
+                    unmark(standing, &chosen);
+                    undeny(standing, deny.as_deref());
                 }
                 return Err(failure.into());
             }
@@ -85,7 +86,7 @@ impl Revoker {
         }
         let (revoked, left) = chosen.split_at_checked(done.revoked).unwrap_or((&chosen, &[]));
         if done.stopped.as_ref().is_some_and(surely_absent) {
-            standing.unrevoke(left.iter().map(|one| one.serial.hex()).collect::<Vec<_>>().iter().map(String::as_str));
+            unmark(standing, left);
         }
         let count = |certificates: &[Chosen]| u64::try_from(certificates.len()).unwrap_or(u64::MAX);
         info!(revoked = revoked.len(), denied = pattern, reason = order.reason.as_str(), "revoked");
@@ -102,7 +103,7 @@ impl Revoker {
 
     async fn chosen(&self, order: &Order, now: OffsetDateTime) -> Result<Vec<Chosen>, RevokeError> {
         self.0.index_reaches_head().await?;
-        let (store, standing) = (std::sync::Arc::clone(&self.0.store), self.0.street.standing().clone());
+        let (store, standing) = (Arc::clone(&self.0.store), self.0.street.standing().clone());
         let (selection, now) = (order.selection.clone(), now.unix_timestamp());
         let found = tokio::task::spawn_blocking(move || select(&*store, &standing, &selection, now)).await;
         found.unwrap_or(Err(RevokeError::Interrupted))
@@ -188,7 +189,7 @@ impl Revoker {
             book.add(&one.issuer_key_id, entry, one.expires);
             touched.insert(one.issuer_key_id.as_str());
         }
-        let authorities = std::sync::Arc::clone(&self.0.street.authorities().borrow());
+        let authorities = Arc::clone(&self.0.street.authorities().borrow());
         let (mut signed, mut failed) = (Vec::new(), None);
         for authority in authorities.iter() {
             if !touched.contains(hex::encode(authority.issuer().key_id()).as_str()) {
@@ -233,6 +234,17 @@ impl Revoker {
     }
 }
 
+fn undeny(standing: &Standing, pattern: Option<&str>) {
+    if let Some(pattern) = pattern {
+        standing.release(pattern);
+    }
+}
+
+fn unmark(standing: &Standing, chosen: &[Chosen]) {
+    let serials: Vec<String> = chosen.iter().map(|one| one.serial.hex()).collect();
+    standing.unrevoke(serials.iter().map(String::as_str));
+}
+
 /// Steps have room for all that there are; whoever does not listen any more misses them.
 fn tell(told: &mpsc::Sender<Step>, step: Step) {
     if told.try_send(step).is_err() {
@@ -241,11 +253,7 @@ fn tell(told: &mpsc::Sender<Step>, step: Step) {
 }
 
 fn denied(order: &Order, now: OffsetDateTime, record: String) -> Denied {
-    Denied { record, since: rfc3339_micros(now), reason: reason(order.reason) }
-}
-
-fn reason(reason: Reason) -> String {
-    reason.as_str().to_owned()
+    Denied { record, since: rfc3339_micros(now), reason: order.reason.as_str().to_owned() }
 }
 
 fn end(one: &Chosen) -> OffsetDateTime {

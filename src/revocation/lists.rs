@@ -27,13 +27,13 @@ use crate::x509::bundle::Bundle;
 use crate::x509::crl::{Crl, CrlDraft, CrlEntry, CrlError, CrlSpec, Reason};
 
 /// How far a CRL's `thisUpdate` lies in the past: verifiers whose clocks are behind must not refuse it.
-pub const BACKDATED: Duration = Duration::from_secs(300);
+pub(super) const BACKDATED: Duration = Duration::from_secs(300);
 
 /// How long a certificate stays on the list after its end: verifiers whose clocks are behind still take it.
-pub const KEPT_AFTER_END: Duration = Duration::from_secs(3_600);
+pub(super) const KEPT_AFTER_END: Duration = Duration::from_secs(3_600);
 
 /// How long after a failure it is tried again.
-pub const RETRY: Duration = Duration::from_secs(5);
+pub(super) const RETRY: Duration = Duration::from_secs(5);
 
 /// The longest that lists are left alone, so that a jump of the clock is noticed.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
@@ -188,7 +188,12 @@ impl Book {
     }
 
     /// The kept CRL of an authority, if it says all that it must and holds now.
-    fn take_back(&mut self, parts: &RevokerParts, authority: &Authority, now: OffsetDateTime) -> Result<(), StoreError> {
+    fn take_back(
+        &mut self,
+        parts: &RevokerParts,
+        authority: &Authority,
+        now: OffsetDateTime,
+    ) -> Result<(), StoreError> {
         let issuer = authority.issuer();
         let issuer_key_id = hex::encode(issuer.key_id());
         let row = parts.store.crl(&issuer_key_id)?;
@@ -312,7 +317,12 @@ impl Revoker {
     }
 
     /// Makes the CRL of `authority` as the book has it: recorded, signed, kept.
-    pub(super) async fn make(&self, book: &mut Book, authority: &Authority, cause: &Cause) -> Result<Listed, MakeError> {
+    pub(super) async fn make(
+        &self,
+        book: &mut Book,
+        authority: &Authority,
+        cause: &Cause,
+    ) -> Result<Listed, MakeError> {
         let issuer_key_id = hex::encode(authority.issuer().key_id());
         let now = self.0.clock.now();
         let made = self.recorded(book, authority, &issuer_key_id, cause, now).await;
@@ -327,7 +337,8 @@ impl Revoker {
         book.numbers.insert(issuer_key_id.clone(), crl.number());
         let (entries, number) = (crl.entries().len(), crl.number());
         info!(authority = %authority.name(), number, entries, cause = cause.word(), "CRL");
-        let listed = Listed { issuer: authority.name(), issuer_key_id: issuer_key_id.clone(), crl: Arc::new(crl), record };
+        let listed =
+            Listed { issuer: authority.name(), issuer_key_id: issuer_key_id.clone(), crl: Arc::new(crl), record };
         book.lists.insert(issuer_key_id, listed.clone());
         Ok(listed)
     }
