@@ -41,7 +41,9 @@ use tokio::sync::{Semaphore, watch};
 use tracing::{info, warn};
 
 use super::refusals::{Kind, Refusals, Verdict};
-pub use super::request::{Follows, IssueError, IssueRequest, Issued, KeyRequest, Nacked, RenewalCause, RequestContext};
+pub use super::request::{
+    Follows, IssueError, IssueRequest, Issued, KeyRequest, Nacked, RenewalCause, RequestContext, Unattested,
+};
 use super::sign::{Issuance, SignError};
 use super::slot::Authorities;
 use super::standing::{Barred, Standing};
@@ -294,14 +296,16 @@ impl Street {
     }
 
     /// Records that the other end of a connection could not be attested; counted like every refusal.
-    pub async fn attest_refused(&self, socket: &str, why: &str) {
+    pub async fn attest_refused(&self, refused: &Unattested) {
         let now = self.0.clock.now();
         let mut event = self.0.recorder.event(Action::AttestRefuse, Outcome::Denied, now);
-        event.reason = Some(why.to_owned());
-        event.source = Some(Source { socket: Some(socket.to_owned()), ..Source::default() });
-        let kind = Kind { account: format!("unix:{socket}"), reason: why.to_owned() };
+        event.subject = refused.identity.as_ref().map(ToString::to_string);
+        event.serial.clone_from(&refused.serial);
+        event.reason = Some(refused.why.clone());
+        event.source = Some(Source { socket: Some(refused.listener.clone()), ..Source::default() });
+        let kind = Kind { account: refused.account(), reason: refused.why.clone() };
         if let Err(error) = self.record_refusal(kind, event, now).await {
-            warn!(%error, socket, "a refused attestation could not be recorded");
+            warn!(%error, listener = refused.listener, "a refused attestation could not be recorded");
         }
     }
 

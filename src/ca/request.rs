@@ -116,6 +116,31 @@ pub struct Nacked {
     pub text: String,
 }
 
+/// Someone at the other end of a connection who could not be attested.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unattested {
+    /// The way in: `unix` or `tls`.
+    pub transport: &'static str,
+    /// The listener's name.
+    pub listener: String,
+    /// What its certificate says, where an authority of ours signed it; whoever shows it need not be its holder.
+    pub identity: Option<SpiffeId>,
+    /// The certificate's serial, likewise.
+    pub serial: Option<String>,
+    /// Why, in words that no stranger chooses: refusals are counted by them.
+    pub why: String,
+}
+
+impl Unattested {
+    /// What its refusals are counted by.
+    pub(super) fn account(&self) -> String {
+        match &self.identity {
+            None => format!("{}:{}", self.transport, self.listener),
+            Some(identity) => format!("{}:{}:{identity}", self.transport, self.listener),
+        }
+    }
+}
+
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum IssueError {

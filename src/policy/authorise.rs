@@ -9,9 +9,10 @@ use std::sync::Arc;
 use super::Policy;
 use super::facts::{Facts, nobody};
 use super::grant::{Grant, Terms};
+use super::own;
 use super::rules::{Fact, Rule, Unmet};
 use super::template::{check_dns, forms, split};
-use crate::caller::Caller;
+use crate::caller::{Caller, Evidence};
 use crate::identity::SpiffeId;
 
 /// How many rules a refusal names: enough to see what is missing, few enough for a record.
@@ -136,6 +137,9 @@ impl Policy {
     /// # Errors
     /// When no rule grants it, with the rules that came closest.
     pub fn authorise(&self, caller: &Caller, wanted: &Wanted) -> Result<Grant, Refusal> {
+        if *caller.evidence() == Evidence::Own {
+            return own::grant(self, wanted);
+        }
         let Some(facts) = Facts::of(caller.evidence()) else {
             return Err(Refusal::NoRule { nearest: Vec::new() });
         };
@@ -190,6 +194,10 @@ impl Policy {
                 return Answer::Misses(unmet);
             }
         };
+        if own::is_own(&identity) {
+            let has = format!("{identity}, which is kept for the server itself");
+            unmet.push(Unmet { fact: Fact::Identity, needs: rule.identity.as_str().to_owned(), has });
+        }
         if !unmet.is_empty() {
             return Answer::Misses(unmet);
         }

@@ -1,5 +1,6 @@
 //! What can be wrong with a policy, each with its remedy. For `parse` alone, where it is found.
 
+use super::own::OWN_PATH;
 use super::parse::{LARGEST_POLICY, LATEST_RENEWAL, LONGEST_NAME, MOST_RULES};
 use super::rules::{NO_ID, OVERFLOW_ID};
 use super::template::{NotDns, TemplateError};
@@ -70,6 +71,9 @@ pub(super) enum PolicyError {
     /// A template of another trust domain.
     #[error("names another trust domain than this server's: write spiffe://{{trust_domain}}/…")]
     OtherTrustDomain,
+    /// The server's own identity.
+    #[error("gives spiffe://{{trust_domain}}{OWN_PATH}, which is kept for the server itself: choose another path")]
+    Own,
     /// A template that is not of the mesh's form.
     #[error("is not of {mesh}'s form: write spiffe://{{trust_domain}}{forms}, or choose another mesh")]
     Form { mesh: Mesh, forms: String },

@@ -15,6 +15,7 @@ use super::Policy;
 use super::facts::{ClientPattern, Facts};
 use super::grant::Renewal;
 use super::mistake::PolicyError;
+use super::own::is_own;
 use super::rules::{IdSet, Match, NO_ID, Rule};
 use super::template::{Known, NotDns, Template, check_dns, forms, has_room, mesh_dns, part_names, split};
 use crate::caller::{ClientCertificate, Evidence, UnixPeer};
@@ -348,6 +349,9 @@ impl<'d> RuleReader<'_, 'd, '_> {
             // Its DNS names depend on the name that is asked for; they are checked then.
             let prefix = id.path().strip_suffix("/x").unwrap_or_default();
             return if has_room(mesh, prefix) { Ok(()) } else { Err(form()) };
+        }
+        if is_own(&id) {
+            return Err(("identity", PolicyError::Own));
         }
         let parts = split(mesh, &id).ok_or_else(form)?;
         for template in dns {
