@@ -17,6 +17,8 @@ mod harness;
 mod http;
 mod layering;
 mod ledger;
+mod mass;
+mod moved_time;
 mod pki;
 mod sds;
 mod secrets;
