@@ -15,6 +15,7 @@ pub mod envoy_bootstrap;
 pub mod exit;
 pub mod fetch;
 pub mod policy;
+pub mod probe;
 pub mod records;
 #[cfg(test)]
 mod schema;
@@ -89,6 +90,8 @@ enum Command {
     /// The ledger: tail, show, prove, verify, export
     #[command(subcommand)]
     Audit(audit::Audit),
+    /// Shakes hands with a listener: which certificate it shows, and whether it lets us in
+    Probe(probe::Probe),
     /// Says whether the server is well, in a few lines
     Status,
     /// Looks for what is wrong with an installation, with or without its server
@@ -159,6 +162,7 @@ fn dispatch(command: Command, context: &Context) -> Done {
         Command::Bundle(command) => client_side(command.run(context)),
         Command::Policy(command) => client_side(command.run(context)),
         Command::Audit(command) => client_side(command.run(context)),
+        Command::Probe(args) => client_side(probe::run(args, context)),
         Command::Status => client_side(status::run(context)),
         Command::Doctor => client_side(doctor::run(context)),
         Command::Config(command) => command.run(context),
