@@ -201,7 +201,7 @@ impl TlsError {
         let address = address.to_string();
         match source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
             Some(rustls::Error::AlertReceived(alert)) => Self::Refused { address, alert: *alert },
-            Some(rustls::Error::InvalidCertificate(why)) => Self::Server { address, why: verify::explain(why) },
+            Some(rustls::Error::InvalidCertificate(why)) => Self::Server { address, why: explain(why) },
             // The rest has its words.
             _ => Self::Handshake { address, source },
         }
