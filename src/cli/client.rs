@@ -50,18 +50,20 @@ async fn local(context: &Context) -> Result<Channel, Failure> {
     let path = context.admin_socket.clone().unwrap_or_else(|| admin_socket(&context.data_dir));
     let (dir, socket) = (context.data_dir.display(), path.display());
     let unreachable = |text: String| Failure::new(Exit::Unreachable, text);
-    let stream = UnixStream::connect(&path).await.map_err(|error| match error.kind() {
-        ErrorKind::NotFound | ErrorKind::ConnectionRefused if context.admin_socket.is_some() => {
-            unreachable(format!("no server answers on {socket}: {error}; its chancery status names its admin socket"))
-        }
-        ErrorKind::NotFound | ErrorKind::ConnectionRefused => unreachable(format!(
-            "no server runs in {dir}: start one with chancery up --data-dir {dir}, or name its --data-dir"
-        )),
-        ErrorKind::PermissionDenied => unreachable(format!(
-            "{socket} may not be opened by this user: run the command as the server's own user or as root, or as one \
-             that [[admin.operator]] names, with --admin-socket PATH and an admin.mode that lets it in"
-        )),
-        _ => unreachable(format!("{socket}: {error}; chancery doctor may know more")),
+    let stream = UnixStream::connect(&path).await.map_err(|error| {
+        let gone = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused);
+        unreachable(if gone && context.admin_socket.is_some() {
+            format!("no server answers on {socket}: {error}; chancery status on its side names its admin socket")
+        } else if gone {
+            format!("no server runs in {dir}: start one with chancery up --data-dir {dir}, or name its --data-dir")
+        } else if error.kind() == ErrorKind::PermissionDenied {
+            format!(
+                "{socket} may not be opened by this user: run the command as the server's own user or as root, or as \
+                 one that [[admin.operator]] names, with --admin-socket PATH and an admin.mode that lets it in"
+            )
+        } else {
+            format!("{socket}: {error}; chancery doctor may know more")
+        })
     })?;
     over(stream, &socket.to_string()).await
 }
@@ -72,8 +74,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut first = Some(TokioIo::new(stream));
-    let connector =
-        service_fn(move |_| std::future::ready(first.take().ok_or(std::io::Error::other("disconnected"))));
+    let connector = service_fn(move |_| std::future::ready(first.take().ok_or(std::io::Error::other("disconnected"))));
     // The name is for the HTTP authority only; nothing resolves it.
     Endpoint::from_static("http://chancery.admin")
         .http2_keep_alive_interval(KEEPALIVE.0)
