@@ -144,7 +144,7 @@ impl Bound {
             own_uid: nix::unistd::geteuid().as_raw(),
             stopping: stopping.clone(),
         });
-        let serving = admin::serve(admin, service, health.clone(), stopping.clone());
+        let serving = admin::serve(admin, None, service, health.clone(), stopping.clone());
         state.tasks.spawn("admin", async move {
             if let Err(failure) = serving.await {
                 error!(error = %failure, "the admin socket is not served any more");
