@@ -17,6 +17,9 @@ pub enum Selection {
     Prefix(String),
     /// One, by its whole serial.
     Serial(String),
+    /// These, by their whole serials: what is left of certificates whose holders were given others already. Serials that
+    /// are revoked already, or are unknown, are passed over; [`RevokeError::Nothing`] when none is left.
+    Serials(Vec<String>),
     /// All live ones of the issuer with this key id, hex.
     Issuer(String),
     /// All live ones.

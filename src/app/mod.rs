@@ -8,6 +8,7 @@
 pub mod addresses;
 pub mod backend;
 pub mod directory;
+mod hands;
 pub mod projection;
 mod snapshot;
 pub mod sockets;
@@ -30,6 +31,7 @@ use crate::rotation;
 
 use addresses::{Addresses, AddressesFile, SdsAddress};
 use backend::{AppBackend, AppLedger};
+use hands::AppHands;
 use state::State;
 use summary::summary;
 use web::Web;
@@ -133,6 +135,7 @@ impl Bound {
         }
         let service = admin::AdminService::new(admin::Sources::new(
             backend,
+            Arc::new(AppHands::new(&state, feed.clone())),
             Arc::new(AppLedger::new(&state)),
             Arc::clone(&state.store),
             state.clock.clone(),

@@ -29,6 +29,7 @@ use crate::feed::{Feed, TrustBundle};
 use crate::identity::TrustDomain;
 use crate::keys::sealed::{SealedError, SealedStore};
 use crate::policy::{Policy, starter};
+use crate::revocation::Revoker;
 use crate::secret::{SecretFileError, write_private};
 use crate::store::embedded::{Embedded, Opened};
 use crate::store::{Store, StoreError};
@@ -100,6 +101,7 @@ pub(super) struct State {
     pub(super) personal: Arc<ErasurePool>,
     pub(super) store: Arc<dyn Store>,
     pub(super) street: Street,
+    pub(super) revoker: Revoker,
     pub(super) metrics: Metrics,
     /// Until it is handed to its task.
     pub(super) keeper: Option<Keeper>,
@@ -175,6 +177,7 @@ impl State {
             personal,
             store,
             street,
+            revoker: Revoker,
             metrics,
             keeper,
             made,

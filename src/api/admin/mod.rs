@@ -8,6 +8,7 @@ mod acts;
 pub mod backend;
 mod certificates;
 mod change;
+mod choice;
 mod hands;
 mod records;
 mod rules;
@@ -29,6 +30,7 @@ use crate::store::Store;
 /// Everything the service asks.
 pub struct Sources {
     backend: Arc<dyn backend::Backend>,
+    hands: Arc<dyn backend::Hands>,
     ledger: Arc<dyn backend::LedgerAccess>,
     index: Arc<dyn Store>,
     clock: Clock,
@@ -42,6 +44,7 @@ impl Sources {
     #[must_use]
     pub fn new(
         backend: Arc<dyn backend::Backend>,
+        hands: Arc<dyn backend::Hands>,
         ledger: Arc<dyn backend::LedgerAccess>,
         index: Arc<dyn Store>,
         clock: Clock,
@@ -49,6 +52,6 @@ impl Sources {
         recorder: Recorder,
     ) -> Self {
         let own_uid = nix::unistd::geteuid().as_raw();
-        Self { backend, ledger, index, clock, entropy, recorder, own_uid }
+        Self { backend, hands, ledger, index, clock, entropy, recorder, own_uid }
     }
 }

@@ -1,5 +1,7 @@
 //! The service over a real Unix socket, with a ledger in memory and a fake server behind it.
 
+mod hands;
+
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -138,6 +140,8 @@ struct Fixture {
     admin: AdminClient<Channel>,
     service: AdminService,
     ledger: Arc<FakeLedger>,
+    hands: Arc<hands::FakeHands>,
+    time: crate::clock::ManualClock,
     _dir: tempfile::TempDir,
 }
 
@@ -182,8 +186,9 @@ async fn fixture(full: bool) -> Fixture {
         Surroundings { file: "policy.toml", trust_domain: &domain, sockets: None, profiles: Profiles::builtin() };
     let policy = Policy::parse(&crate::policy::starter(&domain, 1000, &[]), &around).unwrap();
     let server = Arc::new(FakeServer(Arc::new(policy)));
-    let (clock, _) = Clock::manual(datetime!(2026-11-23 13:00 UTC));
-    let sources = Sources::new(server, ledger.clone(), index, clock, Entropy::seeded(6), recorder);
+    let (clock, time) = Clock::manual(datetime!(2026-11-23 13:00 UTC));
+    let hands = Arc::<hands::FakeHands>::default();
+    let sources = Sources::new(server, hands.clone(), ledger.clone(), index, clock, Entropy::seeded(6), recorder);
     let service = AdminService::new(sources);
     let listener = UnixListener::bind(&path).unwrap();
     let serving = serve(listener, service.clone(), CancellationToken::new());
@@ -193,7 +198,7 @@ async fn fixture(full: bool) -> Fixture {
         async move { UnixStream::connect(path).await.map(TokioIo::new) }
     });
     let channel = Endpoint::from_static("http://test").connect_with_connector(connector).await.unwrap();
-    Fixture { admin: AdminClient::new(channel), service, ledger, _dir: dir }
+    Fixture { admin: AdminClient::new(channel), service, ledger, hands, time, _dir: dir }
 }
 
 impl Fixture {
