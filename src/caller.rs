@@ -133,10 +133,27 @@ impl Caller {
     }
 }
 
+impl ClientCertificate {
+    /// A certificate of `identity` that nobody showed: for questions of "what if", never for a [`Caller`].
+    #[must_use]
+    pub fn supposed(identity: SpiffeId, socket: &str) -> Self {
+        let (nobody, epoch) = (SocketAddr::from(([0, 0, 0, 0], 0)), OffsetDateTime::UNIX_EPOCH);
+        Self {
+            socket: socket.to_owned(),
+            identity,
+            serial: String::new(),
+            issuer_key_id: String::new(),
+            not_after: epoch,
+            attested_at: epoch,
+            address: nobody,
+        }
+    }
+}
+
 /// Callers for unit tests of the layers above.
 #[cfg(test)]
 pub(crate) mod testing {
-    use super::{Caller, Evidence, UnixPeer};
+    use super::{Caller, ClientCertificate, Evidence, SpiffeId, UnixPeer};
 
     /// A Unix peer on socket `sds` with pid 4242.
     pub(crate) fn unix(uid: u32, gid: u32, groups: &[u32]) -> Caller {
@@ -147,5 +164,11 @@ pub(crate) mod testing {
     pub(crate) fn unix_on(socket: &str, uid: u32, gid: u32, groups: &[u32]) -> Caller {
         let peer = UnixPeer { socket: socket.to_owned(), uid, gid, groups: groups.to_vec(), pid: 4242, started: None };
         Caller::attested(Evidence::UnixPeer(peer))
+    }
+
+    /// The holder of a client certificate of `identity` on a named listener, attested at the epoch.
+    pub(crate) fn client(identity: &str, socket: &str) -> Caller {
+        let identity = SpiffeId::parse(identity).unwrap();
+        Caller::attested(Evidence::Client(ClientCertificate::supposed(identity, socket)))
     }
 }

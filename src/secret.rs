@@ -112,13 +112,35 @@ pub fn read_private(path: &Path) -> Result<SecretBytes, SecretFileError> {
     if mode & 0o077 != 0 {
         return Err(SecretFileError::Mode { path: path.to_owned(), mode });
     }
-    if facts.len() > LARGEST_SECRET_FILE {
+    read_whole(&mut file, facts.len(), path)
+}
+
+fn read_whole(file: &mut File, length: u64, path: &Path) -> Result<SecretBytes, SecretFileError> {
+    if length > LARGEST_SECRET_FILE {
         return Err(SecretFileError::TooLarge { path: path.to_owned() });
     }
     // Reserved whole, so that growing never leaves a copy behind.
-    let mut bytes = Vec::with_capacity(usize::try_from(facts.len()).unwrap_or(0) + 1);
+    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0) + 1);
     file.read_to_end(&mut bytes).map_err(io(path))?;
     Ok(SecretBytes::new(bytes))
+}
+
+/// Reads a secret file that somebody else may have put in its place, as systemd does with credentials: it belongs to us or
+/// to root, nobody else can write it, and not everybody can read it (an access list shows as the group's bits).
+///
+/// # Errors
+/// Every variant of [`SecretFileError`].
+pub fn read_credential(path: &Path) -> Result<SecretBytes, SecretFileError> {
+    let mut file = File::open(path).map_err(io(path))?;
+    let facts = file.metadata().map_err(io(path))?;
+    let (mode, ours) = (facts.mode() & 0o777, nix::unistd::geteuid().as_raw());
+    if facts.uid() != ours && facts.uid() != 0 {
+        return Err(SecretFileError::Owner { path: path.to_owned(), owner: facts.uid(), ours });
+    }
+    if mode & 0o037 != 0 {
+        return Err(SecretFileError::Mode { path: path.to_owned(), mode });
+    }
+    read_whole(&mut file, facts.len(), path)
 }
 
 /// Makes renames and creations in `directory` survive power loss.

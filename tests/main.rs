@@ -20,5 +20,6 @@ mod ledger;
 mod pki;
 mod sds;
 mod secrets;
+mod service;
 mod street;
 mod tidy;

@@ -7,3 +7,4 @@ pub mod http;
 pub mod sds;
 pub mod status;
 pub mod text;
+pub mod tls;

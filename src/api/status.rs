@@ -26,7 +26,7 @@ pub fn of_stream(end: &End) -> Status {
 #[must_use]
 pub fn of_source(why: &SourceError) -> Status {
     match why {
-        SourceError::NoRule | SourceError::NotGranted | SourceError::Denied => {
+        SourceError::NoRule | SourceError::NotGranted | SourceError::Denied | SourceError::Reattest => {
             Status::permission_denied(why.to_string())
         }
         SourceError::Invalid(_) => Status::invalid_argument(why.to_string()),
@@ -45,7 +45,7 @@ pub fn of_attestation(_: &AttestError) -> Status {
 pub fn of_issue(why: &IssueError) -> Status {
     match why {
         IssueError::Refused(refusal) => Status::permission_denied(refusal.to_string()),
-        IssueError::Barred(_) => Status::permission_denied(why.to_string()),
+        IssueError::Barred(_) | IssueError::Reattest { .. } => Status::permission_denied(why.to_string()),
         IssueError::Request(_) => Status::invalid_argument(why.to_string()),
         IssueError::Draft(_) => Status::failed_precondition(why.to_string()),
         IssueError::NoAuthority | IssueError::Key(_) | IssueError::Sign { .. } => Status::unavailable(why.to_string()),

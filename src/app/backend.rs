@@ -42,6 +42,7 @@ pub(super) struct AppBackend {
     ledger: Ledger,
     trust_domain: TrustDomain,
     policy_path: PathBuf,
+    sealed_beside: bool,
     times: Option<AuthorityTimes>,
     started_at: OffsetDateTime,
     listeners: Vec<pb::Listener>,
@@ -57,6 +58,7 @@ impl AppBackend {
             ledger: state.ledger.clone(),
             trust_domain: settings.trust_domain.clone(),
             policy_path: settings.policy.clone(),
+            sealed_beside: settings.sealing_key.is_none(),
             times: AuthorityTimes::new(settings.ca.issuing.lifetime, state.street.policy().longest_lifetime()).ok(),
             started_at: state.started_at,
             listeners: listeners(addresses),
@@ -70,8 +72,8 @@ impl AppBackend {
 
     fn warnings(&self) -> Vec<String> {
         let sealed = "authority keys are sealed with a key that lies beside them (keys/sealing.key): whoever can read \
-                      the data directory has them";
-        let mut warnings = vec![sealed.to_owned()];
+                      the data directory has them; keys.sealing_key parts them";
+        let mut warnings: Vec<String> = self.sealed_beside.then(|| sealed.to_owned()).into_iter().collect();
         warnings.extend(self.notes.iter().cloned());
         warnings
     }

@@ -9,6 +9,7 @@ pub mod addresses;
 pub mod backend;
 pub mod directory;
 mod hands;
+pub mod notify;
 pub mod projection;
 mod snapshot;
 pub mod sockets;
@@ -160,12 +161,18 @@ impl Bound {
         state.tasks.spawn("rotation.refusals", refusals);
         let file = AddressesFile::write(state.directory.path(), &addresses)?;
         info!(trust_domain = %settings.trust_domain, "ready");
+        notify::ready(&format!("serving {}", settings.trust_domain));
+        if let Some(every) = notify::watchdog() {
+            let feeding = notify::feed(every, state.ledger.clone(), clock(), stopping.clone());
+            state.tasks.spawn("app.watchdog", feeding);
+        }
 
         tokio::select! {
             () = stop => {}
             () = stopping.cancelled() => {}
         }
         info!("stopping");
+        notify::stopping();
         drop(file);
         for socket in &settings.sds.listen {
             remove_socket(socket.path.as_path());

@@ -3,9 +3,11 @@
 //! A socket file that nobody answers on is left by a crash and replaced; one that somebody answers on is in use. The
 //! mode is set before anyone can connect, because the socket is bound under another name first.
 
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -67,16 +69,13 @@ pub enum SocketError {
 /// # Errors
 /// [`SocketError`].
 pub fn unix(path: &Path, mode: u32) -> Result<UnixListener, SocketError> {
-    // The name it is bound under first is four bytes longer.
     let length = path.as_os_str().len();
-    if length + 4 > LONGEST_SOCKET_PATH {
+    if length > LONGEST_SOCKET_PATH {
         return Err(SocketError::TooLong { path: path.to_owned(), length });
     }
     let refused = |source| SocketError::Socket { path: path.to_owned(), source };
     clear(path)?;
-    let mut fresh = path.as_os_str().to_owned();
-    fresh.push(".new");
-    let fresh = PathBuf::from(fresh);
+    let fresh = first_name(path);
     match fs::remove_file(&fresh) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(refused(error)),
         _ => {}
@@ -85,6 +84,15 @@ pub fn unix(path: &Path, mode: u32) -> Result<UnixListener, SocketError> {
     fs::set_permissions(&fresh, fs::Permissions::from_mode(mode)).map_err(refused)?;
     fs::rename(&fresh, path).map_err(refused)?;
     Ok(listener)
+}
+
+/// The name that a socket is bound under until its mode is set: hidden, beside its own, and no longer than it.
+fn first_name(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    let shorter = name.get(..name.len().saturating_sub(1)).unwrap_or_default();
+    let mut hidden = OsString::from(".");
+    hidden.push(OsStr::from_bytes(if shorter.is_empty() { b"new" } else { shorter }));
+    path.with_file_name(hidden)
 }
 
 fn clear(path: &Path) -> Result<(), SocketError> {
@@ -137,7 +145,10 @@ mod tests {
         let file = dir.path().join("file");
         fs::write(&file, "x").unwrap();
         assert!(matches!(unix(&file, 0o600), Err(SocketError::NoSocket { .. })));
-        let long = dir.path().join("x".repeat(100));
+        // The longest that the kernel takes is taken, and one byte more is told.
+        let room = LONGEST_SOCKET_PATH - dir.path().as_os_str().len() - 1;
+        unix(&dir.path().join("x".repeat(room)), 0o600).unwrap();
+        let long = dir.path().join("x".repeat(room + 1));
         assert!(matches!(unix(&long, 0o600), Err(SocketError::TooLong { .. })));
         let taken = tcp(([127, 0, 0, 1], 0).into()).await.unwrap();
         let address = taken.local_addr().unwrap();

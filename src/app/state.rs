@@ -21,8 +21,8 @@ use crate::ca::issue::{Parts, Street};
 use crate::ca::slot::{Authorities, Name};
 use crate::ca::standing::Standing;
 use crate::clock::Clock;
-use crate::config::Settings;
 use crate::config::files::{self, FileError};
+use crate::config::{SealingKey, SettingError, Settings};
 use crate::entropy::Entropy;
 use crate::feed::street::StreetSource;
 use crate::feed::{Feed, TrustBundle};
@@ -51,6 +51,9 @@ pub enum AppError {
     /// The sealed keys.
     #[error(transparent)]
     Keys(#[from] SealedError),
+    /// A setting that only the start can judge.
+    #[error(transparent)]
+    Setting(#[from] SettingError),
     /// The ledger.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -80,7 +83,10 @@ impl AppError {
     pub fn is_mistake(&self) -> bool {
         matches!(
             self,
-            Self::Policy(_) | Self::Socket(SocketError::TooLong { .. }) | Self::Authority(AuthorityError::TooShort(_))
+            Self::Policy(_)
+                | Self::Setting(_)
+                | Self::Socket(SocketError::TooLong { .. })
+                | Self::Authority(AuthorityError::TooShort(_))
         )
     }
 }
@@ -120,7 +126,10 @@ impl State {
         let recorder = Recorder::new(entropy.clone());
         let directory = DataDirectory::open(&settings.data_dir, &settings.trust_domain)?;
         let policy = Arc::new(read_policy(settings, &directory)?);
-        let keys = SealedStore::open(&directory.path().join("keys"))?;
+        let keys = {
+            let elsewhere = settings.sealing_key.as_ref().map(SealingKey::path).transpose()?;
+            SealedStore::open(&directory.path().join("keys"), elsewhere.as_deref())?
+        };
         let personal = Arc::new(ErasurePool::open(&directory.path().join("erasure"), entropy.clone())?);
         let options = ledger_options(settings, &directory, checkpoint_key(&keys, &directory)?);
         let (ledger, opened) = Ledger::open(options, clock.clone(), &recorder, &ledger_tasks).await?;

@@ -31,6 +31,8 @@
 //! }
 //! ```
 
+mod refuse;
+
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -39,7 +41,9 @@ use tokio::sync::{Semaphore, watch};
 use tracing::{info, warn};
 
 use super::refusals::{Kind, Refusals, Verdict};
-pub use super::request::{Follows, IssueError, IssueRequest, Issued, KeyRequest, Nacked, RenewalCause, RequestContext};
+pub use super::request::{
+    Follows, IssueError, IssueRequest, Issued, KeyRequest, Nacked, RenewalCause, RequestContext, Unattested,
+};
 use super::sign::{Issuance, SignError};
 use super::slot::Authorities;
 use super::standing::{Barred, Standing};
@@ -132,6 +136,9 @@ impl Street {
         };
         if let Some(barred) = self.barred(caller, grant.identity()) {
             return Err(self.refuse_barred(caller, grant.identity(), barred, &context, now).await);
+        }
+        if let Some(client) = refuse::overdue(caller, &grant, now) {
+            return Err(self.refuse_overdue(caller, client, &grant, &context, now).await);
         }
 
         // 2. The key: proven by its holder, or made here.
@@ -289,14 +296,16 @@ impl Street {
     }
 
     /// Records that the other end of a connection could not be attested; counted like every refusal.
-    pub async fn attest_refused(&self, socket: &str, why: &str) {
+    pub async fn attest_refused(&self, refused: &Unattested) {
         let now = self.0.clock.now();
         let mut event = self.0.recorder.event(Action::AttestRefuse, Outcome::Denied, now);
-        event.reason = Some(why.to_owned());
-        event.source = Some(Source { socket: Some(socket.to_owned()), ..Source::default() });
-        let kind = Kind { account: format!("unix:{socket}"), reason: why.to_owned() };
+        event.subject = refused.identity.as_ref().map(ToString::to_string);
+        event.serial.clone_from(&refused.serial);
+        event.reason = Some(refused.why.clone());
+        event.source = Some(Source { socket: Some(refused.listener.clone()), ..Source::default() });
+        let kind = Kind { account: refused.account(), reason: refused.why.clone() };
         if let Err(error) = self.record_refusal(kind, event, now).await {
-            warn!(%error, socket, "a refused attestation could not be recorded");
+            warn!(%error, listener = refused.listener, "a refused attestation could not be recorded");
         }
     }
 
@@ -349,69 +358,8 @@ impl Street {
         let mut event = self.0.recorder.event(action, Outcome::Success, now);
         event.subject = Some(grant.identity().to_string());
         event.mesh = Some(grant.mesh());
-        event.policy = Some(PolicyFacts {
-            hash: grant.policy_hash().to_owned(),
-            nearest: Vec::new(),
-            rule: Some(grant.rule().to_owned()),
-        });
+        event.policy = Some(policy_facts(grant));
         described(event, caller, context)
-    }
-
-    async fn refuse(
-        &self,
-        caller: &Caller,
-        wanted: &Wanted,
-        policy: &Policy,
-        refusal: Refusal,
-        context: &RequestContext,
-        now: OffsetDateTime,
-    ) -> IssueError {
-        let mut event = self.0.recorder.event(Action::CertificateDeny, Outcome::Denied, now);
-        event.subject = match wanted {
-            Wanted::Identity(identity) => Some(identity.to_string()),
-            Wanted::Default => None,
-        };
-        event.reason = Some(refusal.word().to_owned());
-        event.policy =
-            Some(PolicyFacts { hash: policy.hash_hex().to_owned(), nearest: refusal.nearest_lines(), rule: None });
-        let kind = Kind { account: caller.account(), reason: refusal.word().to_owned() };
-        match self.record_refusal(kind, described(event, caller, context), now).await {
-            Ok(()) => IssueError::Refused(refusal),
-            Err(error) => error.into(),
-        }
-    }
-
-    async fn refuse_barred(
-        &self,
-        caller: &Caller,
-        identity: &SpiffeId,
-        barred: Barred,
-        context: &RequestContext,
-        now: OffsetDateTime,
-    ) -> IssueError {
-        let mut event = self.0.recorder.event(Action::CertificateDeny, Outcome::Denied, now);
-        event.subject = Some(identity.to_string());
-        event.reason = Some(barred.to_string());
-        let kind = Kind { account: caller.account(), reason: format!("barred:{identity}") };
-        match self.record_refusal(kind, described(event, caller, context), now).await {
-            Ok(()) => IssueError::Barred(barred),
-            Err(error) => error.into(),
-        }
-    }
-
-    async fn refuse_request(
-        &self,
-        caller: &Caller,
-        grant: &Grant,
-        error: &CsrError,
-        context: &RequestContext,
-        now: OffsetDateTime,
-    ) -> Result<(), LedgerError> {
-        let mut event = self.0.recorder.event(Action::CertificateDeny, Outcome::Denied, now);
-        event.subject = Some(grant.identity().to_string());
-        event.reason = Some(format!("csr: {error}"));
-        let kind = Kind { account: caller.account(), reason: format!("csr:{}", grant.rule()) };
-        self.record_refusal(kind, described(event, caller, context), now).await
     }
 
     async fn record_refusal(&self, kind: Kind, event: Event, now: OffsetDateTime) -> Result<(), LedgerError> {
@@ -440,6 +388,10 @@ impl Street {
         self.0.ledger.note(&event);
         IssueError::Sign { position, source }
     }
+}
+
+fn policy_facts(grant: &Grant) -> PolicyFacts {
+    PolicyFacts { hash: grant.policy_hash().to_owned(), nearest: Vec::new(), rule: Some(grant.rule().to_owned()) }
 }
 
 /// Which side is at fault when there is no key.

@@ -116,6 +116,31 @@ pub struct Nacked {
     pub text: String,
 }
 
+/// Someone at the other end of a connection who could not be attested.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unattested {
+    /// The way in: `unix` or `tls`.
+    pub transport: &'static str,
+    /// The listener's name.
+    pub listener: String,
+    /// What its certificate says, where an authority of ours signed it; whoever shows it need not be its holder.
+    pub identity: Option<SpiffeId>,
+    /// The certificate's serial, likewise.
+    pub serial: Option<String>,
+    /// Why, in words that no stranger chooses: refusals are counted by them.
+    pub why: String,
+}
+
+impl Unattested {
+    /// What its refusals are counted by.
+    pub(super) fn account(&self) -> String {
+        match &self.identity {
+            None => format!("{}:{}", self.transport, self.listener),
+            Some(identity) => format!("{}:{}:{identity}", self.transport, self.listener),
+        }
+    }
+}
+
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum IssueError {
@@ -125,6 +150,17 @@ pub enum IssueError {
     /// An operator denied the identity, or revoked the caller's own certificate.
     #[error("refused: {0}")]
     Barred(Barred),
+    /// The caller's certificate goes back to an attestation that the rule finds too old.
+    #[error(
+        "refused: the client certificate goes back to an attestation at {attested_at}, and the rule wants one every \
+         {limit}: get the next one by fresh attestation, over a Unix socket or with chancery cert issue"
+    )]
+    Reattest {
+        /// RFC 3339.
+        attested_at: String,
+        /// `reattest_after` of the rule that would have granted.
+        limit: String,
+    },
     /// The request itself is at fault.
     #[error("the certificate request cannot be used: {0}")]
     Request(#[from] CsrError),

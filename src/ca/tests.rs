@@ -14,10 +14,10 @@ use super::slot::{Level, State};
 use crate::audit::event::{Action, Event, Outcome, Recorder};
 use crate::audit::follow::Follower;
 use crate::audit::ledger::{CheckpointKey, Ledger, LedgerLimits, LedgerOptions};
-use crate::caller::testing;
+use crate::caller::{Caller, ClientCertificate, Evidence, testing};
 use crate::clock::{Clock, ManualClock};
 use crate::entropy::Entropy;
-use crate::identity::TrustDomain;
+use crate::identity::{SpiffeId, TrustDomain};
 use crate::keys::sealed::SealedStore;
 use crate::policy::{Policy, Surroundings, Wanted};
 use crate::store::embedded::Embedded;
@@ -35,6 +35,13 @@ name = "api"
 match = { uid = 1000, socket = "sds" }
 identity = "spiffe://{trust_domain}/ns/pay/sa/api"
 lifetime = "24h"
+
+[[rule]]
+name = "renew"
+match = { client = "spiffe://{trust_domain}/*" }
+identity = "{client}"
+lifetime = "24h"
+reattest_after = "3d"
 "#;
 
 /// A directory of one installation, opened as often as a test likes.
@@ -78,7 +85,7 @@ impl World {
     async fn open(&self) -> Result<Running, AuthorityError> {
         let entropy = Entropy::system();
         let recorder = Recorder::new(entropy.clone());
-        let keys = SealedStore::open(&self.directory.path().join("keys")).unwrap();
+        let keys = SealedStore::open(&self.directory.path().join("keys"), None).unwrap();
         if !keys.list().unwrap().iter().any(|name| name == "ledger-1") {
             keys.put_secret("ledger-1", &CheckpointKey::generate_pkcs8().unwrap()).unwrap();
         }
@@ -207,6 +214,31 @@ async fn a_refusal_is_recorded_and_a_flood_of_them_counted() {
     assert!(denied.iter().all(|event| event.outcome == Outcome::Denied));
     assert_eq!(denied[3].coalesced.as_ref().unwrap().count, 7);
     assert!(denied[0].policy.as_ref().unwrap().nearest[0].contains("api"), "the ledger names the nearest rule");
+}
+
+#[tokio::test]
+async fn a_client_renews_itself_until_it_must_be_attested_anew() {
+    let world = World::new();
+    let mut running = world.open().await.unwrap();
+    let supposed = ClientCertificate::supposed(SpiffeId::parse("spiffe://example.org/w/far").unwrap(), "sds");
+    let client = ClientCertificate { serial: "0a0b".into(), attested_at: START, ..supposed };
+    let caller = Caller::attested(Evidence::Client(client));
+    for _ in 0..=3 {
+        let issued = running.street.issue(&caller, ask(None)).await.unwrap();
+        assert_eq!(issued.identity.as_str(), "spiffe://example.org/w/far");
+        world.hands.advance(DAY);
+        running.keeper.step().await.unwrap();
+    }
+    let refused = running.street.issue(&caller, ask(None)).await.unwrap_err();
+    let said = refused.to_string();
+    assert!(said.contains("2026-11-23T12:00:00Z") && said.contains("every 72h"), "{said}");
+    let denied = actions(&running.ledger, &[Action::CertificateDeny]);
+    let [denied] = denied.as_slice() else { panic!("{denied:?}") };
+    assert_eq!(denied.reason.as_deref(), Some("reattest"));
+    assert_eq!(denied.subject.as_deref(), Some("spiffe://example.org/w/far"));
+    assert_eq!(denied.policy.as_ref().unwrap().rule.as_deref(), Some("renew"));
+    let actor = denied.actor.as_ref().unwrap();
+    assert_eq!((actor.serial.as_deref(), actor.attested_at.as_deref()), (Some("0a0b"), Some("2026-11-23T12:00:00Z")));
 }
 
 #[tokio::test]

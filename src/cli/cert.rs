@@ -37,8 +37,8 @@ pub struct List {
     /// Only SPIFFE IDs that begin with this
     #[arg(long, value_name = "PREFIX")]
     identity: Option<String>,
-    /// Which: live, expired, recent (live, or expired within two days) or all
-    #[arg(long, default_value = "recent", value_parser = ["recent", "live", "expired", "all"])]
+    /// Which: live, expired, revoked, recent (unexpired, or expired within two days) or all
+    #[arg(long, default_value = "recent", value_parser = ["recent", "live", "expired", "revoked", "all"])]
     state: String,
     /// Every certificate that was ever recorded: --state all
     #[arg(long, conflicts_with = "state")]
@@ -135,6 +135,7 @@ fn list_screen(list: &pb::CertificateList, state: &str, now: OffsetDateTime, pai
             relative(&one.not_after, now),
             match one.state.as_str() {
                 "failed" => paint.bad("failed"),
+                "revoked" => paint.bad("revoked"),
                 "live" if one.held == "nacked" => paint.warn("live, refused by its proxy"),
                 other => other.to_owned(),
             },
@@ -171,6 +172,10 @@ fn show_screen(detail: &pb::CertificateDetail, now: OffsetDateTime) -> String {
     row("serial", certificate.serial.clone());
     row("identity", certificate.identity);
     row("state", certificate.state);
+    if let Some(at) = &certificate.revoked_at {
+        let why = or_nothing(&certificate.revocation_reason);
+        row("revoked", format!("{} ({why}), by {}", when(at), or_nothing(&certificate.revocation_record)));
+    }
     row("valid from", when(&certificate.not_before));
     row("valid until", when(&certificate.not_after));
     if let Some(renews) = &certificate.renews_at {

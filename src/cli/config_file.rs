@@ -10,6 +10,7 @@ use super::exit::{Done, Failure};
 use super::screen::{Format, out};
 use crate::config::files::{FileError, load_policy};
 use crate::config::{Settings, reference};
+use crate::keys::sealed::make_sealing_key;
 
 /// The configuration file of `chancery server`.
 #[derive(Debug, Subcommand)]
@@ -18,6 +19,16 @@ pub enum Config {
     Check(Check),
     /// Prints a file with every key, its meaning and its default
     Default,
+    /// Makes a key that the authorities' keys are sealed with, for keys.sealing_key; overwrites nothing
+    SealingKey(SealingKey),
+}
+
+/// `config sealing-key`.
+#[derive(Debug, Args)]
+pub struct SealingKey {
+    /// Where it goes, mode 0600
+    #[arg(value_name = "FILE")]
+    path: PathBuf,
 }
 
 /// `config check`.
@@ -48,6 +59,7 @@ impl Config {
         match self {
             Self::Check(args) => check(&args, context),
             Self::Default => print_default(context),
+            Self::SealingKey(args) => sealing_key(&args, context),
         }
     }
 }
@@ -58,6 +70,16 @@ fn print_default(context: &Context) -> Done {
         Format::Text => out(&text),
         Format::Json => context.screen.show(&serde_json::json!({"toml": text}), |_| String::new()),
     }
+}
+
+fn sealing_key(args: &SealingKey, context: &Context) -> Done {
+    make_sealing_key(&args.path).map_err(|error| Failure::failed(error.to_string()))?;
+    let path = args.path.display().to_string();
+    context.screen.show(&serde_json::json!({"path": path}), |_| {
+        format!(
+            "made {path} (0600)\nKeep a copy apart from every copy of the data directory: without it the authority's keys are lost.\nName it in the configuration, [keys] sealing_key, or hand it over by systemd's LoadCredential=.\n"
+        )
+    })
 }
 
 fn check(args: &Check, context: &Context) -> Done {

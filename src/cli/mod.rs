@@ -20,9 +20,11 @@ pub mod records;
 mod schema;
 pub mod screen;
 pub mod serve;
+pub mod shell;
 mod status;
 #[cfg(test)]
 mod tests;
+pub mod tls;
 pub mod up;
 pub mod verify;
 
@@ -57,6 +59,8 @@ struct Global {
     /// Everything of one installation; the server is found by it
     #[arg(long, global = true, env = "CHANCERY_DATA_DIR", value_name = "DIR", default_value = "./chancery-data")]
     data_dir: PathBuf,
+    #[command(flatten)]
+    remote: tls::RemoteArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -92,6 +96,10 @@ enum Command {
     /// The configuration file: check, default
     #[command(subcommand)]
     Config(config_file::Config),
+    /// Prints a completion script: chancery completions bash > /etc/bash_completion.d/chancery
+    Completions(shell::Completions),
+    /// Writes man pages, one for each command
+    Man(shell::Man),
     /// Prints the version
     Version,
 }
@@ -109,6 +117,8 @@ pub(crate) struct Context {
     pub(crate) screen: Screen,
     /// The installation.
     pub(crate) data_dir: PathBuf,
+    /// The server on another machine, if one is named.
+    pub(crate) remote: tls::RemoteArgs,
 }
 
 impl Context {
@@ -131,7 +141,7 @@ pub fn main() -> ExitCode {
     };
     let format = cli.global.output;
     let screen = Screen { format, paint: Paint::of(&std::io::stdout()), clock: Clock::system() };
-    let context = Context { screen, data_dir: cli.global.data_dir };
+    let context = Context { screen, data_dir: cli.global.data_dir, remote: cli.global.remote };
     match dispatch(cli.command, &context) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(format, Paint::of(&std::io::stderr())),
@@ -152,6 +162,8 @@ fn dispatch(command: Command, context: &Context) -> Done {
         Command::Status => client_side(status::run(context)),
         Command::Doctor => client_side(doctor::run(context)),
         Command::Config(command) => command.run(context),
+        Command::Completions(args) => shell::completions(&args),
+        Command::Man(args) => shell::man(&args, context),
         Command::Version => version(context),
     }
 }
@@ -162,7 +174,8 @@ fn client_side(work: impl Future<Output = Done>) -> Done {
 }
 
 async fn fetch_files(args: fetch::FetchArgs, context: &Context) -> Done {
-    let fetched = fetch::run(&args, &context.data_dir, &mut std::io::stdout()).await;
+    let remote = context.remote.remote(Some(&args.dir), &context.screen.clock)?;
+    let fetched = fetch::run(&args, &context.data_dir, remote, &mut std::io::stdout()).await;
     fetched.map_err(|error| Failure::new(Exit::of(error.exit_code()), error.to_string()))
 }
 

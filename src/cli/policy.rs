@@ -37,14 +37,17 @@ pub struct Check {
 #[derive(Debug, Args)]
 pub struct Explain {
     /// The caller's user id
-    #[arg(long)]
-    uid: u32,
+    #[arg(long, required_unless_present = "client")]
+    uid: Option<u32>,
     /// Its group id; without it, the same number as its user id
-    #[arg(long)]
+    #[arg(long, requires = "uid")]
     gid: Option<u32>,
     /// A supplementary group; repeatable
-    #[arg(long = "group", value_name = "GID")]
+    #[arg(long = "group", value_name = "GID", requires = "uid")]
     groups: Vec<u32>,
+    /// The identity in its client certificate, for a caller over TLS
+    #[arg(long, value_name = "SPIFFE-ID", conflicts_with = "uid")]
+    client: Option<SpiffeId>,
     /// The socket it connects to
     #[arg(long, default_value = "sds")]
     socket: String,
@@ -140,12 +143,14 @@ fn show_screen(policy: &pb::Policy) -> String {
 }
 
 async fn explain(args: Explain, context: &Context) -> Done {
+    let uid = args.uid.unwrap_or_default();
     let ask = pb::ExplainPolicyRequest {
-        uid: args.uid,
-        gid: args.gid.unwrap_or(args.uid),
+        uid,
+        gid: args.gid.unwrap_or(uid),
         groups: args.groups,
         socket: args.socket,
         identity: args.identity.map(|id| id.to_string()).unwrap_or_default(),
+        client: args.client.map(|id| id.to_string()).unwrap_or_default(),
     };
     let answer = context.admin().await?.explain_policy(ask).await?.into_inner();
     context.screen.show(&answer, |answer| explain_screen(answer, context.screen.paint))?;

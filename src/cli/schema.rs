@@ -60,6 +60,10 @@ fn certificate() -> pb::Certificate {
         record: RECORD.into(),
         certificate_sha256: Some(HASH.into()),
         held: "acked".into(),
+        attested_at: "2026-11-23T13:00:00.058219Z".into(),
+        revoked_at: None,
+        revocation_reason: None,
+        revocation_record: None,
     }
 }
 

@@ -65,8 +65,9 @@ use Presence::{Default, Derived, Off, Required};
 pub(super) const LISTS: [&str; 1] = ["sds.listen"];
 
 /// What a table is for, in the order of the file.
-pub(super) const TABLES: [(&str, &str); 10] = [
+pub(super) const TABLES: [(&str, &str); 11] = [
     ("", "The server as a whole."),
+    ("keys", "The authorities' own keys, in `data_dir/keys`, each sealed."),
     ("sds.listen", "The Unix sockets on which proxies get certificates; at least one."),
     ("sds.names", "What clients call the secrets. A SPIFFE ID and the trust domain's name are understood besides."),
     ("http", "Bundle, ledger checkpoints and hash tiles, health, metrics. All of it is public; none of it is secret."),
@@ -103,6 +104,14 @@ pub const KEYS: &[Key] = &[
         Derived("`policy.toml` in `data_dir`", "\"/etc/chancery/policy.toml\""),
         "Who may have which certificate (docs/policy.md).",
         "A file with mistakes, or one that others than its owner can write, is refused: the server does not start, a running one keeps the policy it has.",
+    ),
+    key(
+        "keys",
+        "sealing_key",
+        "a file, or credential:NAME",
+        Off("\"credential:sealing.key\""),
+        "The key that the others are sealed with, kept away from them; `chancery config sealing-key FILE` makes one. `credential:NAME` is what systemd hands over by `LoadCredential=NAME:FILE` or `LoadCredentialEncrypted=`. Without this key it lies beside them, in `data_dir/keys/sealing.key`.",
+        "Lost: the authority's keys are lost with it, so keep a copy apart from those of the data directory. Beside the keys as well: the server refuses to start until there is one only.",
     ),
     key(
         "sds.listen",

@@ -44,6 +44,8 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// The policy file.
     pub policy: PathBuf,
+    /// The key that authority keys are sealed with; `None` when it lies beside them.
+    pub sealing_key: Option<SealingKey>,
     /// SDS.
     pub sds: SdsSettings,
     /// HTTP; `None` when it is off.
@@ -58,6 +60,30 @@ pub struct Settings {
     pub limits: Limits,
     /// The log for operators.
     pub log: LogSettings,
+}
+
+/// Where the sealing key is, when it does not lie beside the keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SealingKey {
+    /// In this file.
+    File(PathBuf),
+    /// Among the credentials that systemd hands over, by this name.
+    Credential(String),
+}
+
+impl SealingKey {
+    /// The file to read.
+    ///
+    /// # Errors
+    /// [`SettingError::NoCredentials`] outside of systemd.
+    pub fn path(&self) -> Result<PathBuf, SettingError> {
+        match self {
+            Self::File(path) => Ok(path.clone()),
+            Self::Credential(name) => std::env::var_os("CREDENTIALS_DIRECTORY")
+                .map(|directory| Path::new(&directory).join(name))
+                .ok_or(SettingError::NoCredentials),
+        }
+    }
 }
 
 /// SDS sockets and names.
@@ -253,6 +279,16 @@ pub enum SettingError {
         /// The root's lifetime.
         root: String,
     },
+    /// A credential's name that is no file name.
+    #[error(
+        "not a credential's name: write \"credential:sealing.key\", as in the unit's LoadCredential=sealing.key:FILE"
+    )]
+    CredentialName,
+    /// A credential outside of systemd.
+    #[error(
+        "keys.sealing_key is a credential of systemd, but $CREDENTIALS_DIRECTORY is not set: start the service by systemd with LoadCredential=, or write the path of a file"
+    )]
+    NoCredentials,
     /// First and longest wait the wrong way round.
     #[error("longer than limits.renewal_retry_longest: make it shorter")]
     RetriesReversed,
@@ -332,6 +368,7 @@ impl Settings {
         match admin {
             Some(admin) if mistakes.is_empty() => Ok(Self {
                 policy: options.data_dir.join("policy.toml"),
+                sealing_key: None,
                 data_dir: options.data_dir,
                 trust_domain: options.trust_domain,
                 sds: SdsSettings { listen, names: SdsNames::default() },

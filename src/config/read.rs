@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use super::{
     AuthoritySettings, CaSettings, DAY, DEFAULT_MODE, HttpSettings, LedgerSettings, Limits, LogFormat, LogLevel,
-    LogSettings, MIB, SdsSettings, SdsSocket, SettingError, Settings, SocketPath, is_loopback, socket_problems,
+    LogSettings, MIB, SdsSettings, SdsSocket, SealingKey, SettingError, Settings, SocketPath, is_loopback,
+    socket_problems,
 };
 use crate::api::sds::SdsLimits;
 use crate::feed::{FeedLimits, SdsNames};
@@ -17,6 +18,9 @@ use crate::identity::{LONGEST_ID, TrustDomain};
 use crate::policy::ADMIN_SOCKET;
 use crate::toml_reader::{Document, Mistakes, Table, render_span};
 use crate::x509::profile::{AuthorityProfile, Profiles};
+
+/// What a sealing key that systemd hands over is written with.
+const CREDENTIAL: &str = "credential:";
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -44,6 +48,7 @@ pub(super) fn read(document: &Document<'_>, base: &Path) -> Option<Settings> {
     // The rest is read against some directory even when it is missing, so that all mistakes come at once.
     let dir = data_dir.clone().unwrap_or_else(|| base.to_owned());
     let policy = root.text("policy").map_or_else(|| dir.join("policy.toml"), |path| base.join(path));
+    let sealing_key = sealing_key(&root.table("keys"), base);
     let admin = admin(&root.table("admin"), base, &dir);
     let sds = sds(&root.table("sds"), base, admin.as_ref());
     let http = http(&root.table("http"));
@@ -56,6 +61,7 @@ pub(super) fn read(document: &Document<'_>, base: &Path) -> Option<Settings> {
         trust_domain: trust_domain?,
         data_dir: data_dir?,
         policy,
+        sealing_key,
         sds,
         http,
         admin: admin?,
@@ -64,6 +70,18 @@ pub(super) fn read(document: &Document<'_>, base: &Path) -> Option<Settings> {
         limits,
         log,
     })
+}
+
+/// A path, or `credential:NAME` for a file that systemd hands over.
+fn sealing_key(table: &Table<'_, '_>, base: &Path) -> Option<SealingKey> {
+    let found = table.parsed("sealing_key", |text: &str| match text.strip_prefix(CREDENTIAL) {
+        None => Ok(SealingKey::File(base.join(text))),
+        // What systemd itself takes for a credential's name: a file name.
+        Some(name) if name.is_empty() || name.contains('/') => Err(SettingError::CredentialName),
+        Some(name) => Ok(SealingKey::Credential(name.to_owned())),
+    });
+    table.done();
+    found
 }
 
 fn admin(table: &Table<'_, '_>, base: &Path, dir: &Path) -> Option<SocketPath> {

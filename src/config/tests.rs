@@ -84,14 +84,41 @@ fn single_mistakes_have_their_remedy() {
 fn the_documented_keys_are_the_keys_that_are_read() {
     let document = Document::parse(LEAST);
     let _ = read::read(&document, Path::new("/"));
-    let tables: BTreeSet<String> =
-        ["sds", "sds.listen", "sds.names", "http", "admin", "ca", "ca.root", "ca.issuing", "ledger", "limits", "log"]
-            .map(str::to_owned)
-            .into();
+    let tables: BTreeSet<String> = [
+        "sds",
+        "sds.listen",
+        "sds.names",
+        "http",
+        "admin",
+        "ca",
+        "ca.root",
+        "ca.issuing",
+        "keys",
+        "ledger",
+        "limits",
+        "log",
+    ]
+    .map(str::to_owned)
+    .into();
     let asked: BTreeSet<String> = document.asked().difference(&tables).cloned().collect();
     let documented: BTreeSet<String> = KEYS.iter().map(Key::path).collect();
     assert_eq!(documented, asked);
     assert_eq!(documented.len(), KEYS.len(), "each once");
+}
+
+#[test]
+fn the_files_for_systemd_read_without_mistakes() {
+    let settings = settings(include_str!("../../deploy/chancery.toml"));
+    assert_eq!(settings.sealing_key, Some(SealingKey::Credential("sealing.key".to_owned())));
+    let sockets = settings.socket_names();
+    let around = crate::policy::Surroundings {
+        file: "policy.toml",
+        trust_domain: &settings.trust_domain,
+        sockets: Some(&sockets),
+        profiles: crate::x509::profile::Profiles::builtin(),
+    };
+    crate::policy::Policy::parse(include_str!("../../deploy/policy.toml"), &around).unwrap();
+    check("[keys]\nsealing_key = \"credential:a/b\"", "credential:sealing.key");
 }
 
 #[test]

@@ -78,9 +78,12 @@ impl CertificateSubscription {
             match self.issue(None).await {
                 Ok(certificate) => return Ok(certificate),
                 Err(SourceError::NotGranted | SourceError::Denied) => {}
-                Err(why @ (SourceError::NoRule | SourceError::Invalid(_) | SourceError::Unavailable { .. })) => {
-                    return Err(why.into());
-                }
+                Err(
+                    why @ (SourceError::NoRule
+                    | SourceError::Reattest
+                    | SourceError::Invalid(_)
+                    | SourceError::Unavailable { .. }),
+                ) => return Err(why.into()),
             }
             if policy.changed().await.is_err() {
                 return std::future::pending().await;
@@ -123,9 +126,11 @@ impl CertificateSubscription {
         let backoff = Backoff { first: limits.renewal_retry_first, longest: limits.renewal_retry_longest };
         let asked = match why {
             SourceError::Unavailable { retry_after } => retry_after.unwrap_or_default(),
-            SourceError::NoRule | SourceError::NotGranted | SourceError::Denied | SourceError::Invalid(_) => {
-                Duration::ZERO
-            }
+            SourceError::NoRule
+            | SourceError::NotGranted
+            | SourceError::Denied
+            | SourceError::Reattest
+            | SourceError::Invalid(_) => Duration::ZERO,
         };
         let wait = backoff.wait_before(self.feed.clock.now(), held.not_after, failures, self.feed.entropy.unit());
         wait.max(asked).min(limits.renewal_retry_longest)

@@ -87,6 +87,12 @@ pub enum SourceError {
         "this identity is denied, or this caller's certificate is revoked; ask the operator: chancery cert release"
     )]
     Denied,
+    /// The caller renewed its own certificate for as long as its rule allows: it has to be attested anew.
+    #[error(
+        "this client certificate has renewed itself for as long as policy allows; get the next one by fresh \
+         attestation, as with chancery cert issue"
+    )]
+    Reattest,
     /// What was asked for can't be had in this form, whoever asks.
     #[error("{0}")]
     Invalid(String),

@@ -11,7 +11,7 @@ use tracing::{error, warn};
 
 use super::source::{Asker, Certificate, FeedRefusal, Follows, Held, Nack, SecretSource, SourceError, Wanted};
 use crate::attest::AttestError;
-use crate::ca::issue::{IssueError, IssueRequest, Issued, KeyRequest, RequestContext, Street};
+use crate::ca::issue::{IssueError, IssueRequest, Issued, KeyRequest, RequestContext, Street, Unattested};
 use crate::clock::{Clock, parse_rfc3339};
 use crate::entropy::Entropy;
 use crate::identity::SpiffeId;
@@ -99,6 +99,7 @@ fn outward(asker: &Asker, failure: IssueError) -> SourceError {
         IssueError::Refused(Refusal::Nobody { .. } | Refusal::NoRule { .. }) => SourceError::NoRule,
         IssueError::Refused(Refusal::NotGranted { .. } | Refusal::OnlyByName { .. }) => SourceError::NotGranted,
         IssueError::Barred(_) => SourceError::Denied,
+        IssueError::Reattest { .. } => SourceError::Reattest,
         IssueError::Request(csr) => SourceError::Invalid(csr.to_string()),
         IssueError::NoAuthority
         | IssueError::Draft(_)
@@ -169,7 +170,9 @@ impl SecretSource for StreetSource {
     }
 
     fn unattested<'a>(&'a self, socket: &'a str, why: &'a AttestError) -> BoxFuture<'a, ()> {
-        Box::pin(async move { self.street.attest_refused(socket, &why.to_string()).await })
+        let (listener, why) = (socket.to_owned(), why.to_string());
+        let refused = Unattested { transport: "unix", listener, identity: None, serial: None, why };
+        Box::pin(async move { self.street.attest_refused(&refused).await })
     }
 
     fn policy(&self) -> watch::Receiver<u64> {

@@ -1,7 +1,8 @@
-//! Authority keys in files, encrypted with AES-256-GCM under a sealing key that lies beside them.
+//! Authority keys in files, encrypted with AES-256-GCM under a sealing key that lies beside them or in a file of its own.
 //!
-//! Be plain about what this is worth: whoever reads the directory has both halves, so sealing protects nothing by itself.
-//! It keeps a key out of accidental copies of single files (a backup of `keys/` without `sealing.key`, a support bundle,
+//! Be plain about what this is worth: beside them, whoever reads the directory has both halves, so sealing protects nothing
+//! by itself. A sealing key elsewhere (`keys.sealing_key`, a credential of systemd) parts a stolen disk or backup from its
+//! keys; a thief in the running machine has both all the same. Beside them, it keeps a key out of accidental copies of single files (a backup of `keys/` without `sealing.key`, a support bundle,
 //! a grep) and gives each file an integrity check. Real protection is another adapter (a key service, an HSM).
 //!
 //! A file is one line of JSON (the header) and then the ciphertext with its tag. The header names format version, key,
@@ -69,8 +70,14 @@ pub enum SealedError {
         /// Where it should be.
         path: PathBuf,
     },
+    /// A sealing key is configured elsewhere, and one lies beside the keys.
+    #[error("{path} is there although keys.sealing_key names another file: move it to that place, so that there is one", path = path.display())]
+    TwoSealingKeys {
+        /// The one beside the keys.
+        path: PathBuf,
+    },
     /// The sealing key's file holds something else.
-    #[error("{path} is no sealing key: put it back from a backup", path = path.display())]
+    #[error("{path} is no sealing key: put it back from a backup, or for a new installation make one with chancery config sealing-key FILE", path = path.display())]
     NotASealingKey {
         /// The file.
         path: PathBuf,
@@ -166,11 +173,12 @@ struct Header {
 const SECRET_KIND: &str = "secret";
 
 impl SealedStore {
-    /// Opens `directory`, making it and a sealing key when there is nothing yet.
+    /// Opens `directory`, making it when there is none. The sealing key is read from the file `elsewhere`, which its
+    /// operator made; without one it lies in the directory and is made when there is nothing yet.
     ///
     /// # Errors
     /// [`SealedError`] about the directory or the sealing key.
-    pub fn open(directory: &Path) -> Result<Self, SealedError> {
+    pub fn open(directory: &Path, elsewhere: Option<&Path>) -> Result<Self, SealedError> {
         let failed = |source| SealedError::Directory { path: directory.to_owned(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
         let facts = fs::metadata(directory).map_err(failed)?;
@@ -178,16 +186,20 @@ impl SealedStore {
             let (mode, owner) = (facts.mode() & 0o7777, facts.uid());
             return Err(SealedError::OpenDirectory { path: directory.to_owned(), mode, owner });
         }
-        let path = directory.join(SEALING_KEY);
-        if !path.exists() {
-            if names(directory).map_err(failed)?.next().is_some() {
-                return Err(SealedError::NoSealingKey { path });
+        let beside = directory.join(SEALING_KEY);
+        let (text, path) = match elsewhere {
+            Some(_) if beside.exists() => return Err(SealedError::TwoSealingKeys { path: beside }),
+            Some(path) => (secret::read_credential(path)?, path.to_owned()),
+            None => {
+                if !beside.exists() {
+                    if names(directory).map_err(failed)?.next().is_some() {
+                        return Err(SealedError::NoSealingKey { path: beside });
+                    }
+                    make_sealing_key(&beside)?;
+                }
+                (secret::read_private(&beside)?, beside)
             }
-            let digits = Zeroizing::new(hex::encode(*random::<32>()?));
-            let text = SecretBytes::new(format!("{SEALING_MARK}{}\n", *digits).into_bytes());
-            secret::write_private(&path, text.expose())?;
-        }
-        let text = secret::read_private(&path)?;
+        };
         let key = sealing_key(text.expose()).ok_or(SealedError::NotASealingKey { path })?;
         let unbound = UnboundKey::new(&AES_256_GCM, key.expose()).map_err(|_| KeyError::Library { what: "seal" })?;
         let labelled = [b"chancery sealing key id\0", key.expose()].concat();
@@ -238,6 +250,17 @@ impl SealedStore {
     pub fn get_secret(&self, name: &str) -> Result<SecretBytes, SealedError> {
         let (kind, plain, path) = self.get(name)?;
         if kind == SECRET_KIND { Ok(plain) } else { Err(SealedError::Kind { path, found: kind, wanted: SECRET_KIND }) }
+    }
+
+    /// Removes a key for ever, one that never signed anything: its file is gone when this returns, and the number in its
+    /// name stays used.
+    ///
+    /// # Errors
+    /// [`SealedError::Name`], or what the system said.
+    pub fn destroy(&self, name: &str) -> Result<(), SealedError> {
+        let path = self.path(name)?;
+        let removed = fs::remove_file(&path).and_then(|()| secret::sync_directory(&self.directory));
+        removed.map_err(|source| SealedError::Directory { path, source })
     }
 
     /// The names of all sealed files, sorted.
@@ -319,6 +342,20 @@ impl std::fmt::Debug for SealedStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "SealedStore({})", self.directory.display())
     }
+}
+
+/// Writes a new sealing key to `path`, 0600; nothing is overwritten.
+///
+/// # Errors
+/// [`SealedError::Exists`], or what the system or the library refused.
+pub fn make_sealing_key(path: &Path) -> Result<(), SealedError> {
+    if path.exists() {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        return Err(SealedError::Exists { name, path: path.parent().unwrap_or(path).to_owned() });
+    }
+    let digits = Zeroizing::new(hex::encode(*random::<32>()?));
+    let text = SecretBytes::new(format!("{SEALING_MARK}{}\n", *digits).into_bytes());
+    Ok(secret::write_private(path, text.expose())?)
 }
 
 /// From the library's own generator and never from a seed: a nonce must not repeat under one sealing key.

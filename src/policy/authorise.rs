@@ -7,10 +7,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::Policy;
+use super::facts::{Facts, nobody};
 use super::grant::{Grant, Terms};
-use super::rules::{Fact, Rule, Unmet, nobody};
-use super::template::{check_dns, split};
-use crate::caller::{Caller, Evidence, UnixPeer};
+use super::own;
+use super::rules::{Fact, Rule, Unmet};
+use super::template::{check_dns, forms, split};
+use crate::caller::{Caller, Evidence};
 use crate::identity::SpiffeId;
 
 /// How many rules a refusal names: enough to see what is missing, few enough for a record.
@@ -135,15 +137,18 @@ impl Policy {
     /// # Errors
     /// When no rule grants it, with the rules that came closest.
     pub fn authorise(&self, caller: &Caller, wanted: &Wanted) -> Result<Grant, Refusal> {
-        let Evidence::UnixPeer(peer) = caller.evidence() else {
+        if *caller.evidence() == Evidence::Own {
+            return own::grant(self, wanted);
+        }
+        let Some(facts) = Facts::of(caller.evidence()) else {
             return Err(Refusal::NoRule { nearest: Vec::new() });
         };
-        if let Some(unmet) = nobody(peer) {
+        if let Some(unmet) = nobody(facts) {
             return Err(Refusal::Nobody { unmet });
         }
         let mut missed = Vec::new();
         for rule in self.rules() {
-            match self.ask(rule, peer, wanted) {
+            match self.ask(rule, facts, wanted) {
                 Answer::Grants(terms) => return Ok(Grant::seal(terms)),
                 Answer::Misses(unmet) => missed.push(near_miss(rule, unmet)),
             }
@@ -161,12 +166,12 @@ impl Policy {
     #[must_use]
     pub fn granted(&self, caller: &Caller) -> Vec<Grant> {
         let mut grants: Vec<Grant> = Vec::new();
-        let Evidence::UnixPeer(peer) = caller.evidence() else { return grants };
-        if nobody(peer).is_some() {
+        let Some(facts) = Facts::of(caller.evidence()) else { return grants };
+        if nobody(facts).is_some() {
             return grants;
         }
         for rule in self.rules() {
-            match self.ask(rule, peer, &Wanted::Default) {
+            match self.ask(rule, facts, &Wanted::Default) {
                 Answer::Grants(terms) if grants.iter().all(|grant| *grant.identity() != terms.identity) => {
                     grants.push(Grant::seal(terms));
                 }
@@ -177,9 +182,9 @@ impl Policy {
     }
 
     /// What `rule` says; shared with `explain`, so that what is explained is what is decided.
-    pub(super) fn ask(&self, rule: &Rule, peer: &UnixPeer, wanted: &Wanted) -> Answer {
-        let mut unmet = rule.matches.unmet(peer);
-        let identity = match rule.identity_for(peer, wanted) {
+    pub(super) fn ask(&self, rule: &Rule, facts: Facts<'_>, wanted: &Wanted) -> Answer {
+        let mut unmet = rule.matches.unmet(facts);
+        let identity = match rule.identity_for(facts, wanted) {
             Ok(identity) => identity,
             Err(reason) => {
                 // That a prefix gives no default is worth a word only to a caller that the rule is for.
@@ -189,10 +194,14 @@ impl Policy {
                 return Answer::Misses(unmet);
             }
         };
+        if own::is_own(&identity) {
+            let has = format!("{identity}, which is kept for the server itself");
+            unmet.push(Unmet { fact: Fact::Identity, needs: rule.identity.as_str().to_owned(), has });
+        }
         if !unmet.is_empty() {
             return Answer::Misses(unmet);
         }
-        match rule.dns_for(peer, &identity) {
+        match rule.dns_for(facts, &identity) {
             Ok(dns_names) => Answer::Grants(Terms {
                 identity,
                 dns_names,
@@ -202,6 +211,7 @@ impl Policy {
                 key: rule.key,
                 mesh: rule.mesh,
                 renewal: rule.renewal,
+                reattest_after: rule.reattest_after,
                 rule: Arc::clone(&rule.name),
                 policy_hash: Arc::clone(&self.hash),
             }),
@@ -212,25 +222,32 @@ impl Policy {
 
 impl Rule {
     /// The identity that this rule gives to a caller it matches.
-    fn identity_for(&self, peer: &UnixPeer, wanted: &Wanted) -> Result<SpiffeId, Unmet> {
+    fn identity_for(&self, facts: Facts<'_>, wanted: &Wanted) -> Result<SpiffeId, Unmet> {
         let not_this = |has: String| Unmet { fact: Fact::Identity, needs: self.identity.as_str().to_owned(), has };
-        let rendered = self.identity.render(peer, &[]);
+        let rendered = self.identity.render(facts, &[]);
+        let of_form = |id: &SpiffeId| split(self.mesh, id).is_some();
         match (wanted, self.identity.is_below()) {
             (Wanted::Default, true) => Err(not_this("without a name".to_owned())),
             (Wanted::Default, false) => {
-                SpiffeId::parse(&rendered).map_err(|problem| not_this(format!("{rendered} ({problem})")))
+                let id = SpiffeId::parse(&rendered).map_err(|problem| not_this(format!("{rendered} ({problem})")))?;
+                if of_form(&id) {
+                    return Ok(id);
+                }
+                // Only a client's own identity can have another form than the rule's mesh: the file was checked.
+                let needs = format!("of {}'s form {}", self.mesh, forms(self.mesh).join(" or "));
+                Err(Unmet { fact: Fact::Client, needs, has: id.to_string() })
             }
-            (Wanted::Identity(id), false) if id.as_str() == rendered => Ok(id.clone()),
-            (Wanted::Identity(id), true) if below(&rendered, id) && split(self.mesh, id).is_some() => Ok(id.clone()),
+            (Wanted::Identity(id), false) if id.as_str() == rendered && of_form(id) => Ok(id.clone()),
+            (Wanted::Identity(id), true) if below(&rendered, id) && of_form(id) => Ok(id.clone()),
             (Wanted::Identity(id), _) => Err(not_this(id.to_string())),
         }
     }
 
     /// The DNS names that go with `identity`.
-    fn dns_for(&self, peer: &UnixPeer, identity: &SpiffeId) -> Result<Vec<String>, Unmet> {
+    fn dns_for(&self, facts: Facts<'_>, identity: &SpiffeId) -> Result<Vec<String>, Unmet> {
         let parts = split(self.mesh, identity).unwrap_or_default();
         let render = |template: &super::template::Template| {
-            let name = template.render(peer, &parts);
+            let name = template.render(facts, &parts);
             check_dns(&name).map(|()| name.clone()).map_err(|problem| Unmet {
                 fact: Fact::Identity,
                 needs: self.identity.as_str().to_owned(),
@@ -250,9 +267,10 @@ pub(super) fn near_miss(rule: &Rule, unmet: Vec<Unmet>) -> NearMiss {
     NearMiss { number: rule.number, rule: rule.name.to_string(), unmet }
 }
 
-/// The rules with the fewest unmet conditions, the earlier first among equals.
+/// The rules with the fewest unmet conditions, the earlier first among equals; those for another kind of caller last.
 pub(super) fn nearest(mut missed: Vec<NearMiss>) -> Vec<NearMiss> {
-    missed.sort_by_key(|miss| miss.unmet.len());
+    let other_kind = |miss: &NearMiss| miss.unmet.iter().any(|unmet| unmet.fact == Fact::Caller);
+    missed.sort_by_key(|miss| (other_kind(miss), miss.unmet.len()));
     missed.truncate(NEAREST);
     missed
 }

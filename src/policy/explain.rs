@@ -6,7 +6,8 @@ use std::fmt;
 
 use super::Policy;
 use super::authorise::{Answer, NearMiss, Wanted, near_miss, nearest};
-use super::rules::{Unmet, nobody};
+use super::facts::{Facts, nobody};
+use super::rules::Unmet;
 use crate::caller::Evidence;
 use crate::toml_reader::render_span;
 
@@ -54,27 +55,24 @@ impl Policy {
     /// What each rule says to a caller with this evidence.
     #[must_use]
     pub fn explain(&self, evidence: &Evidence, wanted: &Wanted) -> Explanation {
-        let peer = match evidence {
-            Evidence::UnixPeer(peer) => Some(peer),
-            Evidence::Client(_) | Evidence::Own => None,
-        };
+        let facts = Facts::of(evidence);
         let mut explanation = Explanation {
-            subject: peer.map(|peer| format!("uid {} on socket {}", peer.uid, peer.socket)).unwrap_or_default(),
+            subject: facts.map_or_else(|| "this server".to_owned(), Facts::subject),
             wanted: match wanted {
                 Wanted::Default => None,
                 Wanted::Identity(id) => Some(id.to_string()),
             },
             granted: None,
             rule: None,
-            nobody: peer.and_then(nobody),
+            nobody: facts.and_then(nobody),
             verdicts: Vec::new(),
             nearest: Vec::new(),
         };
-        let Some(peer) = peer.filter(|_| explanation.nobody.is_none()) else { return explanation };
+        let Some(facts) = facts.filter(|_| explanation.nobody.is_none()) else { return explanation };
         let mut missed = Vec::new();
         for rule in self.rules() {
             let (number, name) = (rule.number(), rule.name().to_owned());
-            let verdict = match self.ask(rule, peer, wanted) {
+            let verdict = match self.ask(rule, facts, wanted) {
                 Answer::Grants(terms) => {
                     let identity = terms.identity.to_string();
                     if explanation.granted.is_none() {

@@ -59,6 +59,8 @@ pub(super) struct Terms {
     pub(super) mesh: Mesh,
     /// When to renew.
     pub(super) renewal: Renewal,
+    /// How old the attestation of a client certificate may be; `None` for a process, which is attested each time.
+    pub(super) reattest_after: Option<Duration>,
     /// The rule's name.
     pub(super) rule: Arc<str>,
     /// SHA-256 of the policy, hex.
@@ -119,6 +121,13 @@ impl Grant {
         &self.terms.renewal
     }
 
+    /// How old the attestation may be that the caller's client certificate goes back to; `None` for a process, which is
+    /// attested each time.
+    #[must_use]
+    pub fn reattest_after(&self) -> Option<Duration> {
+        self.terms.reattest_after
+    }
+
     /// The name of the rule that granted.
     #[must_use]
     pub fn rule(&self) -> &str {
@@ -156,6 +165,7 @@ pub(crate) mod testing {
             key: keys[0],
             mesh,
             renewal: Renewal { fraction: 0.5, jitter: 0.05 },
+            reattest_after: None,
             rule: "test".into(),
             policy_hash: "00".repeat(32).into(),
         })

@@ -9,7 +9,10 @@ use std::time::Duration;
 
 mod authorise;
 mod explain;
+mod facts;
 mod grant;
+mod mistake;
+mod own;
 mod parse;
 mod rules;
 pub mod schedule;
@@ -19,7 +22,8 @@ mod template;
 pub use authorise::{NEAREST, NearMiss, Refusal, Wanted};
 pub use explain::{Explanation, Verdict};
 pub use grant::{Grant, Renewal};
-pub use parse::{LARGEST_POLICY, MOST_RULES, Surroundings};
+pub use own::OWN_PATH;
+pub use parse::{LARGEST_POLICY, MOST_RULES, REATTEST_AFTER, Surroundings};
 pub use rules::{Fact, IdSet, Match, NO_ID, OVERFLOW_ID, Rule, Unmet};
 pub use starter::starter;
 

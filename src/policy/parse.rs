@@ -7,15 +7,19 @@
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_lc_rs::digest;
 
 use super::Policy;
+use super::facts::{ClientPattern, Facts};
 use super::grant::Renewal;
-use super::rules::{IdSet, Match, NO_ID, OVERFLOW_ID, Rule};
-use super::template::{NotDns, Template, TemplateError, check_dns, forms, has_room, mesh_dns, part_names, split};
-use crate::caller::UnixPeer;
-use crate::identity::{IdentityError, Mesh, SpiffeId, TrustDomain};
+use super::mistake::PolicyError;
+use super::own::is_own;
+use super::rules::{IdSet, Match, NO_ID, Rule};
+use super::template::{Known, NotDns, Template, check_dns, forms, has_room, mesh_dns, part_names, split};
+use crate::caller::{ClientCertificate, Evidence, UnixPeer};
+use crate::identity::{Mesh, SpiffeId, TrustDomain};
 use crate::toml_reader::{Document, Entry, Mistake, Mistakes, Table, did_you_mean};
 use crate::x509::KeyAlgorithm;
 use crate::x509::profile::{DnsNames, LeafProfile, Profiles};
@@ -27,7 +31,7 @@ pub const LARGEST_POLICY: usize = 1 << 20;
 pub const MOST_RULES: usize = 1_000;
 
 /// The longest name of a rule in bytes: it is in every record.
-const LONGEST_NAME: usize = 64;
+pub(super) const LONGEST_NAME: usize = 64;
 
 /// The longest socket name in bytes, for templates that are read without knowing the sockets.
 const LONGEST_SOCKET: usize = 64;
@@ -39,7 +43,15 @@ const FRACTIONS: RangeInclusive<f64> = 0.1..=0.9;
 const JITTERS: RangeInclusive<f64> = 0.0..=0.2;
 
 /// The renewal must be over well before the end: the latest moment, as a part of life.
-const LATEST_RENEWAL: f64 = 0.95;
+pub(super) const LATEST_RENEWAL: f64 = 0.95;
+
+/// How long a client may renew its own certificate before it has to be attested anew, where the rule does not say.
+pub const REATTEST_AFTER: Duration = Duration::from_secs(30 * DAY_S);
+
+/// What a rule may say instead. There is no "never": a stolen certificate that renews itself must come to an end.
+const REATTEST_SPANS: RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(366 * DAY_S);
+
+const DAY_S: u64 = 86_400;
 
 /// Where there is no rule of its own.
 const RENEWAL: Renewal = Renewal { fraction: 0.5, jitter: 0.05 };
@@ -56,87 +68,6 @@ pub struct Surroundings<'a> {
     pub sockets: Option<&'a [String]>,
     /// The certificate profiles.
     pub profiles: &'a Profiles,
-}
-
-/// What can be wrong with a rule. Each says what to write instead.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-enum PolicyError {
-    /// The file is larger than [`LARGEST_POLICY`].
-    #[error(
-        "{length} bytes, but a policy has at most {LARGEST_POLICY}: write ranges and templates instead of many rules"
-    )]
-    TooLarge { length: usize },
-    /// No `[[rule]]` at all.
-    #[error("there is no rule, so nobody would get a certificate: write one under [[rule]] (examples: docs/policy.md)")]
-    NoRules,
-    /// More than [`MOST_RULES`].
-    #[error("{count} rules, but a policy has at most {MOST_RULES}: write ranges and templates instead")]
-    TooManyRules { count: usize },
-    /// A name that records could not carry.
-    #[error("a rule's name has 1 to {LONGEST_NAME} letters, digits, spaces, dots, dashes and underscores")]
-    Name,
-    /// Two rules of one name.
-    #[error("rule {first} has this name already: records name rules, so each needs its own")]
-    DuplicateName { first: usize },
-    /// A rule for everybody, perhaps by oversight.
-    #[error(
-        "no condition, so it would match everybody: write match = {{ uid = 1000 }}, or {{ uid = \"any\" }} if you mean it"
-    )]
-    NoCondition,
-    /// Neither number nor range.
-    #[error("not an id: write a number (1000), a range (\"1000-1999\") or \"any\"")]
-    IdForm,
-    /// A range that ends before it begins.
-    #[error("an empty range: write the lower id first, \"{last}-{first}\"")]
-    EmptyRange { first: u32, last: u32 },
-    /// A list without values.
-    #[error("an empty list matches nobody: leave the condition out or name one")]
-    EmptyList,
-    /// An id that never belongs to anybody.
-    #[error(
-        "matches nobody: {OVERFLOW_ID} and {NO_ID} stand for unmapped users, who are nobody in particular; name a real id"
-    )]
-    NobodysId,
-    /// A socket that is not open, and is like one that is.
-    #[error("no such socket, so it matches nobody; did you mean \"{suggestion}\"?")]
-    SocketLike { suggestion: String },
-    /// A socket that is not open.
-    #[error(
-        "no such socket, so it matches nobody: open one under [[sds.listen]] (--sds-socket with up), or choose from {known}"
-    )]
-    Socket { known: String },
-    /// A template whose text is wrong.
-    #[error("{0}")]
-    Template(TemplateError),
-    /// A template that gives something that is no SPIFFE ID.
-    #[error("gives {example}: {problem}")]
-    Identity { example: String, problem: IdentityError },
-    /// A template of another trust domain.
-    #[error("names another trust domain than this server's: write spiffe://{{trust_domain}}/…")]
-    OtherTrustDomain,
-    /// A template that is not of the mesh's form.
-    #[error("is not of {mesh}'s form: write spiffe://{{trust_domain}}{forms}, or choose another mesh")]
-    Form { mesh: Mesh, forms: String },
-    /// A template that gives something that is no DNS name.
-    #[error("gives {example}: {NotDns}")]
-    Dns { example: String },
-    /// DNS names where the profile has none.
-    #[error("a certificate of {mesh} has no DNS names: leave dns out, or choose mesh = \"envoy\"")]
-    NoDnsHere { mesh: Mesh },
-    /// No DNS name where the profile needs one.
-    #[error("a certificate of {mesh} needs a DNS name: leave dns out for the mesh's own, or write at least one")]
-    DnsNeeded { mesh: Mesh },
-    /// A key algorithm that the mesh cannot use.
-    #[error("not for {mesh}: choose from {allowed}")]
-    Key { mesh: Mesh, allowed: String },
-    /// A renewal too near to the end.
-    #[error("renews as late as at {percent} % of its life: keep renew_at + jitter at or below {LATEST_RENEWAL}")]
-    LateRenewal { percent: f64 },
-    /// A rule that never decides.
-    #[error(
-        "grants nothing that rule {number} \"{name}\" does not grant to the same callers: remove it, or move it up"
-    )]
-    Shadowed { number: usize, name: String },
 }
 
 impl Policy {
@@ -195,18 +126,19 @@ impl<'d> RuleReader<'_, 'd, '_> {
         let table = self.table;
         table.call(&format!("rule {}", self.number));
         let name = self.name(names);
-        let matches = self.matches();
+        let (matches, for_clients) = self.matches();
         let meshes = Mesh::ALL.map(|mesh| (mesh.as_str(), mesh));
         let mesh = table.choice("mesh", &meshes).or_else(|| (!table.has("mesh")).then_some(Mesh::Envoy));
-        let identity = self.identity();
+        let identity = self.identity(for_clients);
         let dns_texts = table.texts("dns");
         // Without a mesh the rest can be read but not judged: Envoy's bounds are the widest.
         let profile = self.around.profiles.leaf(mesh.unwrap_or(Mesh::Envoy));
-        let dns = self.dns(dns_texts, profile);
+        let dns = self.dns(dns_texts, profile, for_clients);
         let lifetime = profile.lifetime();
         let span = table.span("lifetime", lifetime.shortest..=lifetime.longest);
         let (key, keys) = self.keys(profile);
         let renewal = self.renewal();
+        let reattest_after = self.reattest_after(for_clients);
         if let (Some(identity), Some(matches), Some(mesh)) = (&identity, &matches, mesh) {
             self.try_names(identity, &dns, matches, mesh);
         }
@@ -222,6 +154,7 @@ impl<'d> RuleReader<'_, 'd, '_> {
             keys: keys.into(),
             key,
             renewal,
+            reattest_after,
         })
     }
 
@@ -239,23 +172,56 @@ impl<'d> RuleReader<'_, 'd, '_> {
         Some(name)
     }
 
-    fn matches(&self) -> Option<Match> {
+    /// The conditions, and whether they are about client certificates, which can be told even when one is wrong.
+    fn matches(&self) -> (Option<Match>, bool) {
         let table = self.table.table("match");
         let matches = Match {
             uid: ids(&table, "uid"),
             gid: ids(&table, "gid"),
             group: ids(&table, "group"),
             sockets: self.sockets(&table),
+            clients: self.clients(&table),
         };
-        let asked = ["uid", "gid", "group", "socket"].iter().filter(|key| table.has(key)).count();
-        let read = [matches.uid.is_some(), matches.gid.is_some(), matches.group.is_some(), matches.sockets.is_some()];
+        let conditions = [
+            ("uid", matches.uid.is_some()),
+            ("gid", matches.gid.is_some()),
+            ("group", matches.group.is_some()),
+            ("socket", matches.sockets.is_some()),
+            ("client", matches.clients.is_some()),
+        ];
+        let asked = conditions.iter().filter(|(key, _)| table.has(key));
         // A misspelt condition is told as an unknown key; a value that is no table as such.
-        if table.is_empty() && (!self.table.has("match") || table.line() > 0 && asked == 0) {
+        if table.is_empty() && (!self.table.has("match") || table.line() > 0 && asked.clone().count() == 0) {
             self.table.note("match", &PolicyError::NoCondition);
         }
-        table.done();
+        let for_clients = table.has("client");
+        if for_clients && ["uid", "gid", "group"].iter().any(|key| table.has(key)) {
+            table.note("client", &PolicyError::ClientAndProcess);
+        }
         // A condition that could not be read must not silently be no condition.
-        (!matches.is_empty() && read.into_iter().filter(|read| *read).count() == asked).then_some(matches)
+        let whole = !matches.is_empty() && asked.into_iter().all(|(_, read)| *read);
+        table.done();
+        (whole.then_some(matches), for_clients)
+    }
+
+    fn clients(&self, table: &Table<'_, '_>) -> Option<Vec<ClientPattern>> {
+        let entries = table.texts("client")?;
+        if entries.is_empty() {
+            table.note("client", &PolicyError::EmptyList);
+            return None;
+        }
+        let asked = entries.len();
+        let read = |(entry, text): (Entry<'_, '_>, &str)| {
+            let problem = match ClientPattern::parse(text, self.around.trust_domain) {
+                Ok(pattern) if pattern.example().member_of(self.around.trust_domain) => return Some(pattern),
+                Ok(_) => PolicyError::ClientOfOthers,
+                Err(problem) => PolicyError::Client { problem },
+            };
+            table.note_entry("client", entry, &problem);
+            None
+        };
+        let patterns: Vec<ClientPattern> = entries.into_iter().filter_map(read).collect();
+        (patterns.len() == asked).then_some(patterns)
     }
 
     fn sockets(&self, table: &Table<'_, '_>) -> Option<BTreeSet<String>> {
@@ -278,19 +244,25 @@ impl<'d> RuleReader<'_, 'd, '_> {
         Some(entries.into_iter().map(|(_, name)| name.to_owned()).collect())
     }
 
-    fn identity(&self) -> Option<Template> {
+    fn identity(&self, for_clients: bool) -> Option<Template> {
         let example = "identity = \"spiffe://{trust_domain}/user/{uid}\"";
         let text = self.table.required_text("identity", example)?;
-        Template::identity(text, self.around.trust_domain)
+        Template::identity(text, self.around.trust_domain, Known { for_clients, parts: &[] })
             .map_err(|problem| self.table.note("identity", &PolicyError::Template(problem)))
             .ok()
     }
 
-    fn dns(&self, texts: Option<Vec<(Entry<'_, '_>, &str)>>, profile: &LeafProfile) -> Vec<Template> {
+    fn dns(
+        &self,
+        texts: Option<Vec<(Entry<'_, '_>, &str)>>,
+        profile: &LeafProfile,
+        for_clients: bool,
+    ) -> Vec<Template> {
         let (mesh, domain) = (profile.mesh(), self.around.trust_domain);
         let parts = part_names(mesh);
+        let known = Known { for_clients, parts: &parts };
         let Some(texts) = texts else {
-            let own = mesh_dns(mesh).iter().map(|text| Template::dns(text, domain, &parts));
+            let own = mesh_dns(mesh).iter().map(|text| Template::dns(text, domain, known));
             return own.collect::<Result<_, _>>().expect("a unit test reads the meshes' own templates");
         };
         match profile.dns_names() {
@@ -299,7 +271,7 @@ impl<'d> RuleReader<'_, 'd, '_> {
             DnsNames::None | DnsNames::Required | DnsNames::Allowed => {}
         }
         let read = |(entry, text): (Entry<'_, '_>, &str)| {
-            let template = Template::dns(text, domain, &parts);
+            let template = Template::dns(text, domain, known);
             template.map_err(|problem| self.table.note_entry("dns", entry, &PolicyError::Template(problem))).ok()
         };
         texts.into_iter().filter_map(read).collect()
@@ -339,32 +311,32 @@ impl<'d> RuleReader<'_, 'd, '_> {
         Renewal { fraction, jitter }
     }
 
+    fn reattest_after(&self, for_clients: bool) -> Option<Duration> {
+        let span = self.table.span("reattest_after", REATTEST_SPANS);
+        if !for_clients && self.table.has("reattest_after") {
+            self.table.note("reattest_after", &PolicyError::AttestedEachTime);
+        }
+        for_clients.then(|| span.unwrap_or(REATTEST_AFTER))
+    }
+
     /// Tries the templates for the callers that make the longest and oddest names among those whom the rule matches.
     fn try_names(&self, identity: &Template, dns: &[Template], matches: &Match, mesh: Mesh) {
-        let longest = |ids: &Option<IdSet>| ids.as_ref().and_then(IdSet::largest).unwrap_or(NO_ID - 1);
-        let (uid, gid) = (longest(&matches.uid), longest(&matches.gid));
         let sockets: Vec<String> = match (&matches.sockets, self.around.sockets) {
             (Some(names), _) => names.iter().cloned().collect(),
             (None, Some(known)) => known.to_vec(),
             (None, None) => vec!["s".repeat(LONGEST_SOCKET)],
         };
-        for socket in sockets {
-            let peer = UnixPeer { socket, uid, gid, groups: Vec::new(), pid: 1, started: None };
-            if let Err((key, problem)) = self.try_for(&peer, identity, dns, mesh) {
+        for example in sockets.into_iter().flat_map(|socket| examples(matches, socket)) {
+            if let Err((key, problem)) = self.try_for(&example, identity, dns, mesh) {
                 // One caller's wrong name is enough to say what is wrong with the template.
                 return self.table.note(key, &problem);
             }
         }
     }
 
-    fn try_for(
-        &self,
-        peer: &UnixPeer,
-        identity: &Template,
-        dns: &[Template],
-        mesh: Mesh,
-    ) -> Result<(), (&'static str, PolicyError)> {
-        let example = identity.render(peer, &[]);
+    fn try_for(&self, caller: &Example, identity: &Template, dns: &[Template], mesh: Mesh) -> Result<(), Wrong> {
+        let Some(facts) = Facts::of(&caller.evidence) else { return Ok(()) };
+        let example = identity.render(facts, &[]);
         let wrong = |problem| ("identity", PolicyError::Identity { example: example.clone(), problem });
         let form = || ("identity", PolicyError::Form { mesh, forms: forms(mesh).join(" or ") });
         // A prefix is tried with one segment below it; a prefix may be the trust domain alone.
@@ -373,19 +345,47 @@ impl<'d> RuleReader<'_, 'd, '_> {
         if !id.member_of(self.around.trust_domain) {
             return Err(("identity", PolicyError::OtherTrustDomain));
         }
-        if identity.is_below() {
+        if identity.is_below() || identity.is_client() && caller.below {
             // Its DNS names depend on the name that is asked for; they are checked then.
             let prefix = id.path().strip_suffix("/x").unwrap_or_default();
             return if has_room(mesh, prefix) { Ok(()) } else { Err(form()) };
         }
+        if is_own(&id) {
+            return Err(("identity", PolicyError::Own));
+        }
         let parts = split(mesh, &id).ok_or_else(form)?;
         for template in dns {
-            let example = template.render(peer, &parts);
+            let example = template.render(facts, &parts);
             let key = if self.table.has("dns") { "dns" } else { "identity" };
             check_dns(&example).map_err(|NotDns| (key, PolicyError::Dns { example }))?;
         }
         Ok(())
     }
+}
+
+/// A key and what is wrong with it.
+type Wrong = (&'static str, PolicyError);
+
+/// A caller to try templates with.
+struct Example {
+    evidence: Evidence,
+    /// Whether it stands for all clients below a prefix, by a segment `x` behind it.
+    below: bool,
+}
+
+/// Callers on `socket` that a rule matches: those with the longest ids, or one for each kind of client.
+fn examples(matches: &Match, socket: String) -> Vec<Example> {
+    let longest = |ids: &Option<IdSet>| ids.as_ref().and_then(IdSet::largest).unwrap_or(NO_ID - 1);
+    let Some(clients) = &matches.clients else {
+        let (uid, gid) = (longest(&matches.uid), longest(&matches.gid));
+        let peer = UnixPeer { socket, uid, gid, groups: Vec::new(), pid: 1, started: None };
+        return vec![Example { evidence: Evidence::UnixPeer(peer), below: false }];
+    };
+    let client = |pattern: &ClientPattern| {
+        let supposed = ClientCertificate::supposed(pattern.example().clone(), &socket);
+        Example { evidence: Evidence::Client(supposed), below: pattern.is_below() }
+    };
+    clients.iter().map(client).collect()
 }
 
 /// A condition on ids: numbers, ranges or `"any"`.

@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::facts::{ClientPattern, Facts, join};
 use super::grant::Renewal;
 use super::template::Template;
 use crate::caller::UnixPeer;
@@ -36,6 +37,7 @@ pub struct Rule {
     pub(super) keys: Arc<[KeyAlgorithm]>,
     pub(super) key: KeyAlgorithm,
     pub(super) renewal: Renewal,
+    pub(super) reattest_after: Option<Duration>,
 }
 
 impl Rule {
@@ -91,6 +93,12 @@ impl Rule {
     #[must_use]
     pub fn renewal(&self) -> Renewal {
         self.renewal
+    }
+
+    /// For a rule for client certificates: how long after its attestation a line of certificates may renew itself.
+    #[must_use]
+    pub fn reattest_after(&self) -> Option<Duration> {
+        self.reattest_after
     }
 }
 
@@ -166,6 +174,8 @@ pub struct Match {
     pub(super) group: Option<IdSet>,
     /// It connected to one of these sockets.
     pub(super) sockets: Option<BTreeSet<String>>,
+    /// It holds a certificate of ours for one of these; a rule without this is for processes.
+    pub(super) clients: Option<Vec<ClientPattern>>,
 }
 
 /// What a condition is about.
@@ -182,6 +192,8 @@ pub enum Fact {
     Group,
     /// The socket it connected to.
     Socket,
+    /// The identity in its client certificate.
+    Client,
     /// The identity it asked for.
     Identity,
 }
@@ -207,6 +219,7 @@ impl Unmet {
             Fact::Gid => Some(format!("run the caller with gid {}", self.needs)),
             Fact::Group => Some(format!("add the caller to group {}", self.needs)),
             Fact::Socket => Some(format!("connect to socket {}", self.needs)),
+            Fact::Client => Some(format!("connect with a certificate of {}", self.needs)),
         }
     }
 }
@@ -220,15 +233,39 @@ impl fmt::Display for Unmet {
             Fact::Gid => "gid",
             Fact::Group => "group",
             Fact::Socket => "socket",
+            Fact::Client => "client",
         };
         write!(f, "needs {fact} {}; caller has {}", self.needs, self.has)
     }
 }
 
 impl Match {
-    /// The conditions that `peer` does not meet; none when the rule matches.
+    /// The conditions that a caller does not meet; none when the rule matches.
     #[must_use]
-    pub fn unmet(&self, peer: &UnixPeer) -> Vec<Unmet> {
+    pub(super) fn unmet(&self, facts: Facts<'_>) -> Vec<Unmet> {
+        let other_kind =
+            |needs: &str| Unmet { fact: Fact::Caller, needs: needs.to_owned(), has: facts.kind().to_owned() };
+        let mut unmet = match (facts, &self.clients) {
+            (Facts::Process(peer), None) => self.unmet_by(peer),
+            (Facts::Process(_), Some(clients)) => {
+                vec![other_kind(&format!("a client certificate of {}", join(clients)))]
+            }
+            (Facts::Client(_), None) => vec![other_kind("a process on a Unix socket")],
+            (Facts::Client(client), Some(clients)) if clients.iter().any(|it| it.contains(&client.identity)) => {
+                Vec::new()
+            }
+            (Facts::Client(client), Some(clients)) => {
+                vec![Unmet { fact: Fact::Client, needs: join(clients), has: client.identity.to_string() }]
+            }
+        };
+        if let Some(wanted) = self.sockets.as_ref().filter(|names| !names.contains(facts.socket())) {
+            let needs = wanted.iter().map(String::as_str).collect::<Vec<_>>().join(" or ");
+            unmet.push(Unmet { fact: Fact::Socket, needs, has: facts.socket().to_owned() });
+        }
+        unmet
+    }
+
+    fn unmet_by(&self, peer: &UnixPeer) -> Vec<Unmet> {
         let mut unmet = Vec::new();
         if let Some(wanted) = self.uid.as_ref().filter(|ids| !ids.contains(peer.uid)) {
             unmet.push(Unmet { fact: Fact::Uid, needs: wanted.to_string(), has: peer.uid.to_string() });
@@ -240,10 +277,6 @@ impl Match {
         if let Some(wanted) = self.group.as_ref().filter(|ids| !groups.iter().any(|id| ids.contains(*id))) {
             let has = groups.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
             unmet.push(Unmet { fact: Fact::Group, needs: wanted.to_string(), has });
-        }
-        if let Some(wanted) = self.sockets.as_ref().filter(|names| !names.contains(&peer.socket)) {
-            let needs = wanted.iter().map(String::as_str).collect::<Vec<_>>().join(" or ");
-            unmet.push(Unmet { fact: Fact::Socket, needs, has: peer.socket.clone() });
         }
         unmet
     }
@@ -261,13 +294,21 @@ impl Match {
             (Some(_), None) => false,
             (Some(own), Some(theirs)) => own.is_superset(theirs),
         };
-        ids(&self.uid, &other.uid) && ids(&self.gid, &other.gid) && ids(&self.group, &other.group) && sockets
+        let clients = match (&self.clients, &other.clients) {
+            (None, None) => true,
+            // One is for processes and the other for certificates: they have no caller in common.
+            (None, Some(_)) | (Some(_), None) => false,
+            (Some(own), Some(theirs)) => theirs.iter().all(|other| own.iter().any(|it| it.covers(other))),
+        };
+        let ids = ids(&self.uid, &other.uid) && ids(&self.gid, &other.gid) && ids(&self.group, &other.group);
+        ids && sockets && clients
     }
 
     /// Whether it has no condition at all.
     #[must_use]
     pub(super) fn is_empty(&self) -> bool {
-        self.uid.is_none() && self.gid.is_none() && self.group.is_none() && self.sockets.is_none()
+        let ids = self.uid.is_some() || self.gid.is_some() || self.group.is_some();
+        !ids && self.sockets.is_none() && self.clients.is_none()
     }
 }
 
@@ -278,24 +319,10 @@ impl fmt::Display for Match {
             let names = names.iter().map(String::as_str).collect::<Vec<_>>().join(" or ");
             format!("socket {names}")
         });
-        let parts = [ids("uid", &self.uid), ids("gid", &self.gid), ids("group", &self.group), sockets];
+        let clients = self.clients.as_ref().map(|clients| format!("client {}", join(clients)));
+        let parts = [clients, ids("uid", &self.uid), ids("gid", &self.gid), ids("group", &self.group), sockets];
         f.write_str(&parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
     }
-}
-
-/// Why no rule can match `peer` whatever it says; `None` for anybody who is somebody.
-///
-/// `attest` refuses these too; policy does not rely on it.
-#[must_use]
-pub(super) fn nobody(peer: &UnixPeer) -> Option<Unmet> {
-    let has = if peer.pid == 0 {
-        "a process of another pid namespace (pid 0)"
-    } else if peer.uid == OVERFLOW_ID || peer.uid == NO_ID {
-        "a user that this namespace does not map"
-    } else {
-        return None;
-    };
-    Some(Unmet { fact: Fact::Caller, needs: "a process and a user of this machine".to_owned(), has: has.to_owned() })
 }
 
 /// The effective group first, then the supplementary ones, each once.

@@ -54,6 +54,13 @@ identity = \"spiffe://{{trust_domain}}/workload/{{socket}}\"
 # mesh = \"istio\"
 # identity = \"spiffe://{trust_domain}/ns/pay/sa/api\"
 # lifetime = \"12h\"
+#
+# Whoever comes over mutual TLS with a certificate for an identity below /workload renews it, and gets no other:
+#
+# [[rule]]
+# name = \"renew your own\"
+# match = { client = \"spiffe://{trust_domain}/workload/*\" }
+# identity = \"{client}\"
 ",
     );
     text

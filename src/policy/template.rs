@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use crate::caller::UnixPeer;
+use super::facts::Facts;
 use crate::identity::{Mesh, SpiffeId, TrustDomain};
 
 /// Something a template can hold in braces.
@@ -15,6 +15,8 @@ pub(super) enum Variable {
     Uid,
     Gid,
     Socket,
+    /// The whole SPIFFE ID in the caller's client certificate.
+    Client,
     /// A part of the identity that the mesh's form names; for DNS names.
     Part(&'static str),
 }
@@ -22,8 +24,30 @@ pub(super) enum Variable {
 /// The variable that is filled in when the template is read.
 const TRUST_DOMAIN: &str = "trust_domain";
 
-/// The variables over attested facts.
-const FACTS: [(&str, Variable); 3] = [("uid", Variable::Uid), ("gid", Variable::Gid), ("socket", Variable::Socket)];
+/// The variable that is a whole identity.
+const CLIENT: &str = "client";
+
+/// The variables over what is attested of a process.
+const OF_PROCESSES: &[(&str, Variable)] =
+    &[("uid", Variable::Uid), ("gid", Variable::Gid), ("socket", Variable::Socket)];
+
+/// The variables over what is attested of a client certificate.
+const OF_CLIENTS: &[(&str, Variable)] = &[("socket", Variable::Socket), (CLIENT, Variable::Client)];
+
+/// What may stand in braces in one place.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Known<'a> {
+    /// Whether the rule is for client certificates.
+    pub(super) for_clients: bool,
+    /// The parts of the identity that the mesh's form names; none in an identity itself.
+    pub(super) parts: &'a [&'static str],
+}
+
+impl Known<'_> {
+    fn facts(&self) -> &'static [(&'static str, Variable)] {
+        if self.for_clients { OF_CLIENTS } else { OF_PROCESSES }
+    }
+}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Piece {
@@ -53,6 +77,12 @@ pub(super) enum TemplateError {
         /// Those that exist, in braces.
         known: String,
     },
+    /// `{client}` in a rule that is for processes.
+    #[error("{{{CLIENT}}} is there only where the rule is for client certificates: write match = {{ client = … }}")]
+    NoClient,
+    /// `{client}` beside something else.
+    #[error("{{{CLIENT}}} is a whole SPIFFE ID, so it stands alone: identity = \"{{{CLIENT}}}\"")]
+    ClientAlone,
     /// A `*` somewhere else than as the last segment of an identity.
     #[error("a * may only be the whole last segment of an identity, as in spiffe://{{trust_domain}}/workload/*")]
     Star,
@@ -60,18 +90,23 @@ pub(super) enum TemplateError {
 
 impl Template {
     /// Reads an identity template.
-    pub(super) fn identity(written: &str, trust_domain: &TrustDomain) -> Result<Self, TemplateError> {
+    pub(super) fn identity(written: &str, trust_domain: &TrustDomain, known: Known<'_>) -> Result<Self, TemplateError> {
         let (text, below) = written.strip_suffix("/*").map_or((written, false), |prefix| (prefix, true));
-        Ok(Self { written: written.to_owned(), pieces: pieces(text, trust_domain, &[])?, below })
+        let pieces = pieces(text, trust_domain, known)?;
+        let client = pieces.contains(&Piece::Variable(Variable::Client));
+        if client && (below || pieces.len() > 1) {
+            return Err(TemplateError::ClientAlone);
+        }
+        Ok(Self { written: written.to_owned(), pieces, below })
     }
 
-    /// Reads a DNS name template; `parts` are those of the identity that its mesh's form names.
-    pub(super) fn dns(
-        written: &str,
-        trust_domain: &TrustDomain,
-        parts: &[&'static str],
-    ) -> Result<Self, TemplateError> {
-        Ok(Self { written: written.to_owned(), pieces: pieces(written, trust_domain, parts)?, below: false })
+    /// Reads a DNS name template.
+    pub(super) fn dns(written: &str, trust_domain: &TrustDomain, known: Known<'_>) -> Result<Self, TemplateError> {
+        let pieces = pieces(written, trust_domain, known)?;
+        if pieces.contains(&Piece::Variable(Variable::Client)) {
+            return Err(TemplateError::ClientAlone);
+        }
+        Ok(Self { written: written.to_owned(), pieces, below: false })
     }
 
     /// As written in the policy.
@@ -84,15 +119,21 @@ impl Template {
         self.below
     }
 
-    /// The name for `peer` (or the prefix, without the slash), with `parts` of its identity.
-    pub(super) fn render(&self, peer: &UnixPeer, parts: &[(&str, &str)]) -> String {
+    /// Whether it gives a client the identity that its certificate has.
+    pub(super) fn is_client(&self) -> bool {
+        self.pieces.first() == Some(&Piece::Variable(Variable::Client))
+    }
+
+    /// The name for a caller (or the prefix, without the slash), with `parts` of its identity.
+    pub(super) fn render(&self, facts: Facts<'_>, parts: &[(&str, &str)]) -> String {
         let mut text = String::with_capacity(self.written.len());
         for piece in &self.pieces {
             match piece {
                 Piece::Literal(literal) => text.push_str(literal),
-                Piece::Variable(Variable::Uid) => text.push_str(&peer.uid.to_string()),
-                Piece::Variable(Variable::Gid) => text.push_str(&peer.gid.to_string()),
-                Piece::Variable(Variable::Socket) => text.push_str(&peer.socket),
+                Piece::Variable(Variable::Socket) => text.push_str(facts.socket()),
+                Piece::Variable(variable @ (Variable::Uid | Variable::Gid | Variable::Client)) => {
+                    text.push_str(&attested(*variable, facts));
+                }
                 Piece::Variable(Variable::Part(name)) => {
                     text.push_str(parts.iter().find(|(part, _)| part == name).map_or("", |(_, value)| value));
                 }
@@ -107,7 +148,18 @@ impl Template {
     }
 }
 
-fn pieces(text: &str, trust_domain: &TrustDomain, parts: &[&'static str]) -> Result<Vec<Piece>, TemplateError> {
+/// The text of a fact; empty for one that this kind of caller does not have, which no rule that was read asks for.
+fn attested(variable: Variable, facts: Facts<'_>) -> String {
+    match (variable, facts) {
+        (Variable::Uid, Facts::Process(peer)) => peer.uid.to_string(),
+        (Variable::Gid, Facts::Process(peer)) => peer.gid.to_string(),
+        (Variable::Client, Facts::Client(client)) => client.identity.to_string(),
+        (Variable::Uid | Variable::Gid, Facts::Client(_)) | (Variable::Client, Facts::Process(_)) => String::new(),
+        (Variable::Socket | Variable::Part(_), _) => String::new(),
+    }
+}
+
+fn pieces(text: &str, trust_domain: &TrustDomain, known: Known<'_>) -> Result<Vec<Piece>, TemplateError> {
     let mut pieces = Vec::new();
     let mut rest = text;
     while !rest.is_empty() {
@@ -124,7 +176,7 @@ fn pieces(text: &str, trust_domain: &TrustDomain, parts: &[&'static str]) -> Res
         if name == TRUST_DOMAIN {
             push_literal(&mut pieces, trust_domain.as_str());
         } else {
-            pieces.push(Piece::Variable(variable(name, parts)?));
+            pieces.push(Piece::Variable(variable(name, known)?));
         }
         rest = next;
     }
@@ -140,12 +192,15 @@ fn push_literal(pieces: &mut Vec<Piece>, text: &str) {
     }
 }
 
-fn variable(name: &str, parts: &[&'static str]) -> Result<Variable, TemplateError> {
-    let fact = FACTS.iter().find(|(known, _)| *known == name).map(|(_, variable)| *variable);
-    let part = || parts.iter().find(|part| **part == name).map(|part| Variable::Part(part));
+fn variable(name: &str, known: Known<'_>) -> Result<Variable, TemplateError> {
+    let fact = known.facts().iter().find(|(known, _)| *known == name).map(|(_, variable)| *variable);
+    let part = || known.parts.iter().find(|part| **part == name).map(|part| Variable::Part(part));
     fact.or_else(part).ok_or_else(|| {
-        let facts = FACTS.iter().map(|(name, _)| *name);
-        let known = [TRUST_DOMAIN].into_iter().chain(facts).chain(parts.iter().copied());
+        if name == CLIENT {
+            return TemplateError::NoClient;
+        }
+        let facts = known.facts().iter().map(|(name, _)| *name);
+        let known = [TRUST_DOMAIN].into_iter().chain(facts).chain(known.parts.iter().copied());
         let known = known.map(|name| format!("{{{name}}}")).collect::<Vec<_>>().join(", ");
         TemplateError::Unknown { name: name.to_owned(), known }
     })
@@ -232,6 +287,7 @@ pub(super) fn check_dns(name: &str) -> Result<(), NotDns> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::caller::UnixPeer;
 
     fn peer() -> UnixPeer {
         UnixPeer { socket: "web".to_owned(), uid: 1001, gid: 100, groups: Vec::new(), pid: 1, started: None }
@@ -242,7 +298,8 @@ mod tests {
     }
 
     fn check(written: &str, expected: Result<&str, TemplateError>) {
-        let rendered = Template::identity(written, &domain()).map(|t| t.render(&peer(), &[]));
+        let known = Known { for_clients: false, parts: &[] };
+        let rendered = Template::identity(written, &domain(), known).map(|t| t.render(Facts::Process(&peer()), &[]));
         assert_eq!(rendered, expected.map(str::to_owned), "{written}");
     }
 
@@ -259,8 +316,22 @@ mod tests {
     }
 
     #[test]
+    fn a_client_is_a_whole_identity_and_only_where_there_is_one() {
+        let read = |text: &str, for_clients| Template::identity(text, &domain(), Known { for_clients, parts: &[] });
+        assert!(read("{client}", true).unwrap().is_client());
+        assert_eq!(read("{client}", false), Err(TemplateError::NoClient));
+        for wrong in ["{client}/x", "{client}/*", "spiffe://example.org{client}", "{client}{socket}"] {
+            assert_eq!(read(wrong, true), Err(TemplateError::ClientAlone), "{wrong}");
+        }
+        assert!(matches!(read("spiffe://example.org/{uid}", true), Err(TemplateError::Unknown { .. })));
+        let dns = Template::dns("{client}", &domain(), Known { for_clients: true, parts: &[] });
+        assert_eq!(dns, Err(TemplateError::ClientAlone));
+    }
+
+    #[test]
     fn two_spellings_of_the_same_names_are_the_same() {
-        let read = |text: &str| Template::identity(text, &domain()).unwrap();
+        let known = Known { for_clients: false, parts: &[] };
+        let read = |text: &str| Template::identity(text, &domain(), known).unwrap();
         assert!(read("spiffe://{trust_domain}/a").same_names(&read("spiffe://example.org/a")));
         assert!(!read("spiffe://example.org/a/*").same_names(&read("spiffe://example.org/a")));
     }

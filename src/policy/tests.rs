@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::caller::testing::{unix, unix_on};
+use crate::caller::testing::{client, unix, unix_on};
 use crate::caller::{Caller, Evidence, UnixPeer};
 use crate::golden;
 use crate::identity::{Mesh, SpiffeId, TrustDomain};
@@ -167,6 +167,71 @@ fn a_name_below_a_prefix_that_makes_no_dns_name_is_refused() {
     assert!(refusal.to_string().contains("whose DNS name would be API.pay."), "{refusal}");
 }
 
+const CLIENTS: &str = r#"
+[[rule]]
+name = "web socket"
+match = { socket = "web" }
+identity = "spiffe://{trust_domain}/web/front"
+
+[[rule]]
+name = "renew"
+match = { client = "spiffe://{trust_domain}/w/*", socket = "web" }
+identity = "{client}"
+
+[[rule]]
+name = "node"
+match = { client = ["spiffe://{trust_domain}/node/a", "spiffe://{trust_domain}/node/b"] }
+mesh = "istio"
+identity = "spiffe://{trust_domain}/ns/*"
+
+[[rule]]
+name = "istio"
+match = { client = "spiffe://{trust_domain}/ns/*" }
+mesh = "istio"
+identity = "{client}"
+"#;
+
+#[test]
+fn a_client_gets_its_own_identity_and_what_rules_say() {
+    let (own, web) = ("spiffe://example.org/w/api", "spiffe://example.org/web/front");
+    let caller = client(own, "web");
+    check(CLIENTS, &caller, None, Ok((own, "renew")));
+    check(CLIENTS, &caller, Some(own), Ok((own, "renew")));
+    // Neither another identity below the same prefix, nor what the socket gives to processes.
+    for other in ["spiffe://example.org/w/other", web] {
+        assert!(policy(CLIENTS).authorise(&caller, &Wanted::Identity(id(other))).is_err(), "{other}");
+    }
+    let named = "spiffe://example.org/ns/pay/sa/api";
+    check(CLIENTS, &client("spiffe://example.org/node/b", "sds"), Some(named), Ok((named, "node")));
+    check(CLIENTS, &client(named, "sds"), None, Ok((named, "istio")));
+    // A form that the mesh does not have is never granted, though the prefix has room for it.
+    let short = client("spiffe://example.org/ns/pay", "sds");
+    let refusal = policy(CLIENTS).authorise(&short, &Wanted::Default).unwrap_err();
+    let line = "rule 4 \"istio\" needs client of istio's form /ns/<ns>/sa/<sa>; caller has spiffe://example.org/ns/pay";
+    assert!(refusal.nearest_lines().contains(&line.to_owned()), "{refusal}");
+}
+
+#[test]
+fn processes_and_clients_never_meet_in_a_rule() {
+    check(CLIENTS, &unix_on("web", 5, 5, &[]), None, Ok(("spiffe://example.org/web/front", "web socket")));
+    let any = rule("any", "uid = \"any\"", "identity = \"spiffe://{trust_domain}/any\"");
+    let refusal = policy(&any).authorise(&client("spiffe://example.org/w/a", "web"), &Wanted::Default).unwrap_err();
+    let line = "rule 1 \"any\" needs a process on a Unix socket; caller is the holder of a client certificate";
+    assert_eq!(refusal.nearest_lines(), [line]);
+    let refusal = policy(CLIENTS).authorise(&client("spiffe://example.org/x", "web"), &Wanted::Default).unwrap_err();
+    assert_eq!(
+        refusal.nearest_lines(),
+        [
+            "rule 2 \"renew\" needs client spiffe://example.org/w/*; caller has spiffe://example.org/x",
+            "rule 3 \"node\" needs client spiffe://example.org/node/a or spiffe://example.org/node/b; caller has \
+             spiffe://example.org/x",
+            "rule 4 \"istio\" needs client spiffe://example.org/ns/*; caller has spiffe://example.org/x",
+        ]
+    );
+    // The server itself is nobody that a rule is about.
+    assert!(policy(&any).authorise(&Caller::attested(Evidence::Own), &Wanted::Default).is_err());
+}
+
 #[test]
 fn refusals_name_the_nearest_rules_first() {
     let refusal = policy(TWO).authorise(&unix(1003, 1003, &[100]), &Wanted::Default).unwrap_err();
@@ -190,6 +255,8 @@ fn explanations_are_the_answers_of_authorise() {
         explain(&root, &Wanted::Default),
         explain(&root, &Wanted::Identity(id("spiffe://example.org/user/7"))),
         explain(&unix(OVERFLOW_ID, 1, &[]), &Wanted::Default),
+        policy(CLIENTS).explain(client("spiffe://example.org/w/api", "web").evidence(), &Wanted::Default).to_string(),
+        policy(CLIENTS).explain(client("spiffe://example.org/w/api", "sds").evidence(), &Wanted::Default).to_string(),
     ];
     golden::check("src/policy/golden/explain.txt", &format!("{}\n", screens.join("\n\n")));
 }
@@ -230,13 +297,15 @@ fn the_starter_reads_and_grants() {
     check(&text, &operator, Some(web), Ok((web, "operator")));
     let text = starter(&domain(), 1000, &["web"]);
     check(&text, &unix_on("web", 1000, 1000, &[]), None, Ok((web, "sockets")));
-    // The commented example is a rule that reads, too.
+    // The commented examples are rules that read, too.
     let uncommented: String = text
         .lines()
-        .skip_while(|line| !line.starts_with("# [[rule]]"))
-        .map(|line| format!("{}\n", line.trim_start_matches("# ")))
+        .filter_map(|line| line.strip_prefix("# ").filter(|line| line.contains(" = ") || *line == "[[rule]]"))
+        .map(|line| format!("{line}\n"))
         .collect();
-    assert_eq!(policy(&uncommented).rules().len(), 1);
+    let renew = "spiffe://example.org/workload/far";
+    check(&uncommented, &client(renew, "sds"), None, Ok((renew, "renew your own")));
+    assert_eq!(policy(&uncommented).rules().len(), 2);
 }
 
 #[test]

@@ -2,9 +2,10 @@
 
 use super::embedded::{Embedded, Opened};
 use super::row::version;
-use super::{Activity, CertificateQuery, Entry, Found, Store, StoreError};
+use super::{Activity, CertificateQuery, Entry, Found, REVOKED_KEPT_SECONDS, Store, StoreError};
 use crate::audit::event::{
-    Action, AuthorityFacts, CertificateFacts, Change, Coalesced, Event, Outcome, PolicyFacts, Recorder, Source,
+    Action, Actor, AuthorityFacts, CertificateFacts, Change, Coalesced, CrlFacts, Event, Outcome, PolicyFacts,
+    Recorder, Source,
 };
 use crate::clock::rfc3339_seconds;
 use crate::entropy::Entropy;
@@ -85,14 +86,134 @@ fn serials(store: &dyn Store, query: CertificateQuery) -> Vec<String> {
     page.certificates.iter().map(|row| row.serial.trim_start_matches('0').to_owned()).collect()
 }
 
+/// What an operator does to the certificates of [`history`], whose first record has index 0 here too.
+fn hands(recorder: &Recorder) -> Vec<Event> {
+    let revoke = |number: u64, reason: &str| {
+        plain(recorder, Action::CertificateRevoke, |e| {
+            e.serial = Some(format!("{number:032x}"));
+            e.reason = Some(reason.to_owned());
+        })
+    };
+    let subject = |action, pattern: &str, reason: Option<&str>| {
+        plain(recorder, action, |e| {
+            e.subject = Some(pattern.to_owned());
+            e.reason = reason.map(str::to_owned);
+        })
+    };
+    let crl = |number| {
+        let facts = CrlFacts { number, entries: number, issuer_key_id: "aa".into(), ..CrlFacts::default() };
+        plain(recorder, Action::CrlPublish, |e| e.crl = Some(facts))
+    };
+    vec![
+        subject(Action::IdentityDeny, "spiffe://example.org/b", Some("keyCompromise")),
+        revoke(0x1f, "keyCompromise"),
+        revoke(0x1f, "superseded"),
+        revoke(0x77, "superseded"),
+        crl(7),
+        crl(8),
+        crl(7),
+        subject(Action::LedgerSnapshot, "spiffe://example.org/b", Some("superseded")),
+        subject(Action::LedgerSnapshot, "spiffe://example.org/ns/a/*", Some("superseded")),
+        subject(Action::IdentityDeny, "spiffe://example.org/ns/*", None),
+        subject(Action::IdentityRelease, "spiffe://example.org/ns/*", None),
+        subject(Action::IdentityRelease, "spiffe://example.org/", None),
+    ]
+}
+
+fn revocation(store: &dyn Store) {
+    let recorder = Recorder::new(Entropy::seeded(4));
+    let mut renewed = issue(&recorder, 0x2a, "/ns/pay/sa/tls", 24);
+    let mut renewal = Actor { attested_by: "client_certificate".into(), ..Actor::default() };
+    renewal.attested_at = Some("2026-01-01T00:00:00Z".into());
+    renewal.id = Some("spiffe://example.org/ns/pay/sa/tls".into());
+    renewed.actor = Some(renewal);
+    renewed.certificate.as_mut().unwrap().issuer_key_id = "bb".into();
+    let events = [history(), hands(&recorder), vec![renewed]].concat();
+    store.apply(&entries(&events)).unwrap();
+    let (at, end) = (START.unix_timestamp(), (START + Duration::hours(12)).unix_timestamp());
+    let id = |index: u64| format!("{LOG}#{index}");
+
+    let [revoked] = store.revoked(at).unwrap().try_into().unwrap();
+    assert_eq!((revoked.serial.clone(), revoked.issuer_key_id.as_str()), (format!("{:032x}", 0x1f), "aa"));
+    assert_eq!((revoked.expires, revoked.record, revoked.reason.as_str()), (end, id(13), "keyCompromise"));
+    assert_eq!(store.revoked(end + REVOKED_KEPT_SECONDS).unwrap().len(), 1);
+    assert_eq!(store.revoked(end + REVOKED_KEPT_SECONDS + 1).unwrap(), []);
+    let Found::One(row) = store.find(&revoked.serial).unwrap() else { panic!("it is still there") };
+    let revocation = row.revoked.unwrap();
+    assert_eq!(
+        (revocation.at, revocation.record, revocation.reason.as_str()),
+        (revoked.revoked_at, id(13), "keyCompromise")
+    );
+    assert_eq!(row.attested_at, row.issued_at);
+    let Found::One(row) = store.find(&format!("{:032x}", 0x2a)).unwrap() else { panic!("it is there") };
+    assert_eq!(row.attested_at, "2026-01-01T00:00:00Z");
+    assert_eq!(row.account.as_deref(), Some("tls:sds:spiffe://example.org/ns/pay/sa/tls"));
+
+    let denies: Vec<_> = store.denies().unwrap().into_iter().map(|d| (d.pattern, d.reason, d.record)).collect();
+    let deny =
+        |pattern: &str, reason: &str, index| (format!("spiffe://example.org/{pattern}"), reason.to_owned(), id(index));
+    assert_eq!(denies, [deny("b", "keyCompromise", 12), deny("ns/a/*", "superseded", 20)]);
+    let crl = store.crl("aa").unwrap().unwrap();
+    assert_eq!((crl.number, crl.entries, crl.record), (8, 8, id(17)));
+    assert_eq!(store.crl("bb").unwrap(), None);
+
+    let counts = store.live(at).unwrap();
+    assert_eq!((counts["aa"].live, counts["aa"].revoked, counts["bb"].live), (2, 1, 1));
+    assert_eq!(store.live(end - 30).unwrap()["aa"].revoked, 1);
+    assert_eq!(store.live(end).unwrap()["aa"].revoked, 0, "exact to the second");
+    assert_eq!(store.activity(Activity::Revoked, at / 60..at / 60 + 1).unwrap(), 3);
+    revoked_lists(store, end);
+}
+
+fn revoked_lists(store: &dyn Store, end: i64) {
+    let prefix = || "spiffe://example.org/ns/pay/".to_owned();
+    let of = |revoked, issuer: Option<&str>, identity_prefix| CertificateQuery {
+        revoked,
+        issuer_key_id: issuer.map(str::to_owned),
+        identity_prefix,
+        ..CertificateQuery::default()
+    };
+    for identity_prefix in [String::new(), prefix()] {
+        let list = |revoked, issuer| serials(store, of(revoked, issuer, identity_prefix.clone()));
+        assert_eq!(list(Some(true), None), ["1f"]);
+        assert_eq!(list(Some(true), Some("aa")), ["1f"]);
+        assert!(list(Some(true), Some("bb")).is_empty());
+        assert_eq!(list(None, Some("bb")), ["2a"]);
+        assert_eq!(list(Some(false), Some("aa")).len(), 2);
+        assert_eq!(list(Some(false), None).len(), 3);
+        assert_eq!(list(None, Some("aa")).len(), 3);
+    }
+    let late = CertificateQuery { expires_from: Some(end + 1), ..of(Some(true), None, String::new()) };
+    assert!(serials(store, late).is_empty());
+    let late = CertificateQuery { expires_from: Some(end + 1), ..of(None, None, prefix()) };
+    assert_eq!(serials(store, late), ["2a", "2"], "goes on after names whose rest has ended");
+    for query in [of(Some(true), None, String::new()), of(None, Some("aa"), String::new())] {
+        let (mut seen, mut after) = (0, None);
+        loop {
+            let page = store.certificates(&CertificateQuery { limit: 1, after, ..query.clone() }).unwrap();
+            seen += page.certificates.len();
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(seen, if query.revoked.is_some() { 1 } else { 3 });
+        let wrong = CertificateQuery { after: Some("?".into()), ..query };
+        assert!(matches!(store.certificates(&wrong), Err(StoreError::PageToken)));
+    }
+}
+
 /// Everything one can ask, so that two stores can be compared.
 fn picture(store: &dyn Store) -> String {
     let all = store.certificates(&CertificateQuery { limit: 10, ..CertificateQuery::default() }).unwrap();
     let now = START.unix_timestamp();
     let minute = now / 60;
     format!(
-        "{:?}\n{all:?}\n{:?}\n{:?}\n{:?}",
+        "{:?}\n{all:?}\n{:?}\n{:?}\n{:?}\n{:?}\n{:?}\n{:?}",
         store.cursor().unwrap(),
+        store.revoked(now).unwrap(),
+        store.denies().unwrap(),
+        store.crl("aa").unwrap(),
         store.authorities().unwrap(),
         store.live(now).unwrap(),
         store.activity(Activity::Refused, minute..minute + 1).unwrap()
@@ -108,8 +229,14 @@ pub(super) fn check(make: impl Fn() -> Box<dyn Store>) {
     lists(&*whole);
     refuses_gaps(&*make(), &events);
     is_idempotent(&*make(), &events, &picture(&*whole));
+    let operated = make();
+    revocation(&*operated);
+    let more = [history(), hands(&Recorder::new(Entropy::seeded(4)))].concat();
+    whole.apply(&entries(&more)).unwrap();
+    is_idempotent(&*make(), &more, &picture(&*whole));
     whole.reset().unwrap();
-    assert!(whole.cursor().unwrap().is_empty());
+    assert!(whole.cursor().unwrap().is_empty() && whole.denies().unwrap().is_empty());
+    assert!(whole.revoked(0).unwrap().is_empty() && whole.crl("aa").unwrap().is_none());
     whole.apply(&entries(&events)).unwrap();
     answers(&*whole);
 }

@@ -5,6 +5,9 @@
 //! commit; after a crash the file is as it was at the last one, cursor included, and the rest is replayed. A file that
 //! is damaged, of another schema or of another redb is replaced by an empty one: that costs a replay and nothing else.
 
+mod pages;
+mod writer;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -14,18 +17,18 @@ use std::path::Path;
 
 use redb::backends::InMemoryBackend;
 use redb::{
-    Database, DatabaseError, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table,
+    Database, DatabaseError, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, ReadableTableMetadata,
     TableDefinition, WriteTransaction,
 };
 
-use super::row::{self, Effect};
 use super::{
-    ACTIVITY_KEPT_MINUTES, Activity, AuthorityRow, CertificateQuery, CertificateRow, Cursor, Entry, Found,
-    LARGEST_AMBIGUITY, LARGEST_PAGE, LiveCount, LogCursor, Page, Store, StoreError,
+    Activity, AuthorityRow, CertificateQuery, CertificateRow, CrlRow, Cursor, DenyRow, Entry, Found, LARGEST_AMBIGUITY,
+    LiveCount, Page, REVOKED_KEPT_SECONDS, RevokedRow, Store, StoreError,
 };
+use writer::Writer;
 
 /// Changed whenever a table or a row changes its form; a file of another number is rebuilt.
-const SCHEMA: u64 = 1;
+const SCHEMA: u64 = 2;
 
 /// Page cache in bytes: enough for the indexes' inner nodes at a million certificates.
 const CACHE_BYTES: usize = 16 << 20;
@@ -36,17 +39,30 @@ const LARGEST_WALK: usize = 10_000;
 /// An expiry and a sequence number: sorts by expiry, unique by sequence.
 type ExpiryKey = (i64, u64);
 
+/// A name, an expiry negated (so that the ascending order within one name is latest first) and a sequence number.
+type NamedKey = (&'static str, i64, u64);
+
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const CURSOR: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("cursor");
 const CERTIFICATES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("certificates");
 const BY_EXPIRY: TableDefinition<'_, ExpiryKey, &str> = TableDefinition::new("by_expiry");
-/// Expiry negated, so that the ascending order of one identity is latest first.
-const BY_IDENTITY: TableDefinition<'_, (&str, i64, u64), &str> = TableDefinition::new("by_identity");
+const BY_IDENTITY: TableDefinition<'_, NamedKey, &str> = TableDefinition::new("by_identity");
+/// By the issuer's key id.
+const BY_ISSUER: TableDefinition<'_, NamedKey, &str> = TableDefinition::new("by_issuer");
 const BY_VERSION: TableDefinition<'_, &str, &str> = TableDefinition::new("by_version");
 const BY_RECORD: TableDefinition<'_, (&str, u64), &str> = TableDefinition::new("by_record");
 const AUTHORITIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("authorities");
-/// Issuer and minute of expiry: how many, so that counting the living needs no walk over them.
-const EXPIRING: TableDefinition<'_, (&str, i64), u64> = TableDefinition::new("expiring");
+/// Minute of expiry and issuer: how many, and how many of them are revoked, so that counting the living walks over no
+/// certificate and over nothing that has ended.
+const EXPIRING: TableDefinition<'_, (i64, &str), (u64, u64)> = TableDefinition::new("expiring");
+/// The same by second, for the minute that runs.
+const EXPIRING_SECONDS: TableDefinition<'_, (i64, &str), (u64, u64)> = TableDefinition::new("expiring_seconds");
+/// Revoked certificates by expiry and serial.
+const REVOKED: TableDefinition<'_, (i64, &str), &[u8]> = TableDefinition::new("revoked");
+/// Denied identities by pattern.
+const DENIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("denies");
+/// The newest CRL of each issuer, by its key id.
+const CRLS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("crls");
 /// What was configured last, by what it is: the hash after the last `config.change`.
 const CONFIGURED: TableDefinition<'_, &str, &str> = TableDefinition::new("configured");
 const ACTIVITY: TableDefinition<'_, (i64, &str), u64> = TableDefinition::new("activity");
@@ -144,65 +160,6 @@ impl Embedded {
         let found = table.get(serial).map_err(db)?;
         found.map(|bytes| Ok(serde_json::from_slice(bytes.value())?)).transpose()
     }
-
-    fn rows(&self, serials: Vec<String>) -> Result<Vec<CertificateRow>, StoreError> {
-        serials.iter().filter_map(|serial| self.row(serial).transpose()).collect()
-    }
-
-    fn page_by_expiry(&self, query: &CertificateQuery, limit: usize) -> Result<Page, StoreError> {
-        let low: ExpiryKey = (query.expires_from.unwrap_or(i64::MIN), 0);
-        let mut high: ExpiryKey = (query.expires_before.unwrap_or(i64::MAX), 0);
-        if let Some(token) = &query.after {
-            let mut parts = token.split('.');
-            high = high.min((part(parts.next())?, part(parts.next())?));
-        }
-        let table = self.read(BY_EXPIRY)?;
-        let (mut serials, mut next) = (Vec::new(), None);
-        if low < high {
-            for item in table.range(low..high).map_err(db)?.rev() {
-                if serials.len() == limit {
-                    next = Some(format!("{}.{}", high.0, high.1));
-                    break;
-                }
-                let (key, serial) = item.map_err(db)?;
-                high = key.value();
-                serials.push(serial.value().to_owned());
-            }
-        }
-        Ok(Page { certificates: self.rows(serials)?, next })
-    }
-
-    fn page_by_identity(&self, query: &CertificateQuery, limit: usize) -> Result<Page, StoreError> {
-        let prefix = query.identity_prefix.as_str();
-        let mut start = (prefix.to_owned(), i64::MIN, 0_u64);
-        if let Some(token) = &query.after {
-            let mut parts = token.splitn(3, '.');
-            let (expiry, sequence): (i64, u64) = (part(parts.next())?, part(parts.next())?);
-            start = (parts.next().ok_or(StoreError::PageToken)?.to_owned(), expiry, sequence + 1);
-        }
-        let table = self.read(BY_IDENTITY)?;
-        let (mut serials, mut last, mut next) = (Vec::new(), None, None);
-        for item in table.range((start.0.as_str(), start.1, start.2)..).map_err(db)? {
-            let (key, serial) = item.map_err(db)?;
-            let (identity, negated, sequence) = key.value();
-            if !identity.starts_with(prefix) {
-                break;
-            }
-            let expires = negated.saturating_neg();
-            if query.expires_from.is_some_and(|from| expires < from)
-                || query.expires_before.is_some_and(|before| expires >= before)
-            {
-                continue;
-            }
-            if serials.len() == limit {
-                next = last;
-                break;
-            }
-            serials.push(serial.value().to_owned());
-            last = Some(format!("{negated}.{sequence}.{identity}"));
-        }
-        Ok(Page { certificates: self.rows(serials)?, next })
-    }
 }
 
 impl Store for Embedded {
@@ -236,10 +193,15 @@ impl Store for Embedded {
         write.delete_table(CERTIFICATES).map_err(db)?;
         write.delete_table(BY_EXPIRY).map_err(db)?;
         write.delete_table(BY_IDENTITY).map_err(db)?;
+        write.delete_table(BY_ISSUER).map_err(db)?;
         write.delete_table(BY_VERSION).map_err(db)?;
         write.delete_table(BY_RECORD).map_err(db)?;
         write.delete_table(AUTHORITIES).map_err(db)?;
         write.delete_table(EXPIRING).map_err(db)?;
+        write.delete_table(EXPIRING_SECONDS).map_err(db)?;
+        write.delete_table(REVOKED).map_err(db)?;
+        write.delete_table(DENIES).map_err(db)?;
+        write.delete_table(CRLS).map_err(db)?;
         write.delete_table(ACTIVITY).map_err(db)?;
         write.delete_table(CONFIGURED).map_err(db)?;
         open_all(&write)?;
@@ -271,12 +233,7 @@ impl Store for Embedded {
     }
 
     fn certificates(&self, query: &CertificateQuery) -> Result<Page, StoreError> {
-        let limit = query.limit.clamp(1, LARGEST_PAGE);
-        if query.identity_prefix.is_empty() {
-            self.page_by_expiry(query, limit)
-        } else {
-            self.page_by_identity(query, limit)
-        }
+        pages::page(&self.database.begin_read().map_err(db)?, query)
     }
 
     fn by_version(&self, version: &str) -> Result<Option<CertificateRow>, StoreError> {
@@ -296,27 +253,48 @@ impl Store for Embedded {
     }
 
     fn live(&self, now: i64) -> Result<BTreeMap<String, LiveCount>, StoreError> {
-        let table = self.read(EXPIRING)?;
-        let mut live: BTreeMap<String, LiveCount> = BTreeMap::new();
-        for item in table.iter().map_err(db)? {
-            let (key, count) = item.map_err(db)?;
-            let (issuer, minute) = key.value();
-            if minute > now.div_euclid(60) {
-                let entry = live.entry(issuer.to_owned()).or_default();
-                entry.live += count.value();
-                entry.last_minute = entry.last_minute.max(Some(minute));
-            }
-        }
-        // The buckets know whole minutes; the running one is counted, so that short lives are told right.
+        let read = self.database.begin_read().map_err(db)?;
         let minute = now.div_euclid(60);
-        let by_expiry = self.read(BY_EXPIRY)?;
-        for item in by_expiry.range((now + 1, 0)..((minute + 1) * 60, 0)).map_err(db)? {
-            let Some(row) = self.row(item.map_err(db)?.1.value())? else { continue };
-            let entry = live.entry(row.issuer_key_id).or_default();
-            entry.live += 1;
+        let mut live: BTreeMap<String, LiveCount> = BTreeMap::new();
+        let mut add = |issuer: &str, minute, (all, revoked): (u64, u64)| {
+            let known = live.get_mut(issuer);
+            let entry = match known {
+                Some(entry) => entry,
+                None => live.entry(issuer.to_owned()).or_default(),
+            };
+            entry.live += all.saturating_sub(revoked);
+            entry.revoked += revoked;
             entry.last_minute = entry.last_minute.max(Some(minute));
+        };
+        for item in read.open_table(EXPIRING).map_err(db)?.range((minute + 1, "")..).map_err(db)? {
+            let (key, counts) = item.map_err(db)?;
+            let (minute, issuer) = key.value();
+            add(issuer, minute, counts.value());
+        }
+        // The buckets know whole minutes; the running one is counted by second, so that short lives are told right.
+        let seconds = read.open_table(EXPIRING_SECONDS).map_err(db)?;
+        for item in seconds.range((now + 1, "")..((minute + 1) * 60, "")).map_err(db)? {
+            let (key, counts) = item.map_err(db)?;
+            add(key.value().1, minute, counts.value());
         }
         Ok(live)
+    }
+
+    fn revoked(&self, now: i64) -> Result<Vec<RevokedRow>, StoreError> {
+        let table = self.read(REVOKED)?;
+        let items = table.range((now.saturating_sub(REVOKED_KEPT_SECONDS), "")..).map_err(db)?;
+        items.map(|item| Ok(serde_json::from_slice(item.map_err(db)?.1.value())?)).collect()
+    }
+
+    fn denies(&self) -> Result<Vec<DenyRow>, StoreError> {
+        let table = self.read(DENIES)?;
+        table.iter().map_err(db)?.map(|item| Ok(serde_json::from_slice(item.map_err(db)?.1.value())?)).collect()
+    }
+
+    fn crl(&self, issuer_key_id: &str) -> Result<Option<CrlRow>, StoreError> {
+        let table = self.read(CRLS)?;
+        let found = table.get(issuer_key_id).map_err(db)?;
+        found.map(|bytes| Ok(serde_json::from_slice(bytes.value())?)).transpose()
     }
 
     fn configured(&self, what: &str) -> Result<Option<String>, StoreError> {
@@ -337,140 +315,6 @@ impl Store for Embedded {
             }
         }
         Ok(sum)
-    }
-}
-
-/// The tables of one batch.
-struct Writer<'t> {
-    meta: Table<'t, &'static str, u64>,
-    cursor: Table<'t, &'static str, &'static [u8]>,
-    certificates: Table<'t, &'static str, &'static [u8]>,
-    by_expiry: Table<'t, ExpiryKey, &'static str>,
-    by_identity: Table<'t, (&'static str, i64, u64), &'static str>,
-    by_version: Table<'t, &'static str, &'static str>,
-    by_record: Table<'t, (&'static str, u64), &'static str>,
-    authorities: Table<'t, &'static str, &'static [u8]>,
-    expiring: Table<'t, (&'static str, i64), u64>,
-    activity: Table<'t, (i64, &'static str), u64>,
-    configured: Table<'t, &'static str, &'static str>,
-}
-
-impl<'t> Writer<'t> {
-    fn new(write: &'t WriteTransaction) -> Result<Self, StoreError> {
-        Ok(Self {
-            meta: write.open_table(META).map_err(db)?,
-            cursor: write.open_table(CURSOR).map_err(db)?,
-            certificates: write.open_table(CERTIFICATES).map_err(db)?,
-            by_expiry: write.open_table(BY_EXPIRY).map_err(db)?,
-            by_identity: write.open_table(BY_IDENTITY).map_err(db)?,
-            by_version: write.open_table(BY_VERSION).map_err(db)?,
-            by_record: write.open_table(BY_RECORD).map_err(db)?,
-            authorities: write.open_table(AUTHORITIES).map_err(db)?,
-            expiring: write.open_table(EXPIRING).map_err(db)?,
-            activity: write.open_table(ACTIVITY).map_err(db)?,
-            configured: write.open_table(CONFIGURED).map_err(db)?,
-        })
-    }
-
-    fn take(mut self, batch: &[Entry<'_>]) -> Result<(), StoreError> {
-        let mut touched: BTreeMap<&str, LogCursor> = BTreeMap::new();
-        for entry in batch {
-            let next = match touched.get(entry.log) {
-                Some(cursor) => cursor.next,
-                None => self.next(entry.log)?,
-            };
-            if entry.index < next {
-                continue;
-            }
-            if entry.index > next {
-                return Err(StoreError::Gap { log: entry.log.to_owned(), expected: next, found: entry.index });
-            }
-            self.one(entry)?;
-            touched.insert(entry.log, LogCursor { next: entry.index + 1, last_salt: entry.event.salt.clone() });
-        }
-        for (log, cursor) in touched {
-            self.cursor.insert(log, serde_json::to_vec(&cursor)?.as_slice()).map_err(db)?;
-        }
-        Ok(())
-    }
-
-    fn next(&self, log: &str) -> Result<u64, StoreError> {
-        let at = self.cursor.get(log).map_err(db)?;
-        at.map_or(Ok(0), |at| Ok(serde_json::from_slice::<LogCursor>(at.value())?.next))
-    }
-
-    fn one(&mut self, entry: &Entry<'_>) -> Result<(), StoreError> {
-        if let Some((what, minute, count)) = row::activity(entry.event) {
-            self.count(what, minute, count)?;
-        }
-        match row::effect(entry) {
-            None => Ok(()),
-            Some(Effect::Certificate(row)) => self.certificate(&row),
-            Some(Effect::Authority(row)) => self.authority(*row),
-            Some(Effect::Configured { what, after }) => {
-                self.configured.insert(what.as_str(), after.as_str()).map_err(db)?;
-                Ok(())
-            }
-            Some(Effect::Signed { log, index, der_sha256 }) => {
-                self.amend(&log, index, |row| row.der_sha256 = der_sha256)
-            }
-            Some(Effect::SignatureFailed { log, index }) => self.amend(&log, index, |row| row.failed = true),
-        }
-    }
-
-    fn certificate(&mut self, row: &CertificateRow) -> Result<(), StoreError> {
-        let sequence = self.meta.get("sequence").map_err(db)?.map_or(0, |value| value.value());
-        self.meta.insert("sequence", sequence + 1).map_err(db)?;
-        let serial = row.serial.as_str();
-        self.certificates.insert(serial, serde_json::to_vec(row)?.as_slice()).map_err(db)?;
-        self.by_expiry.insert((row.expires, sequence), serial).map_err(db)?;
-        let identity = (row.identity.as_str(), row.expires.saturating_neg(), sequence);
-        self.by_identity.insert(identity, serial).map_err(db)?;
-        self.by_version.insert(row.version.as_str(), serial).map_err(db)?;
-        self.by_record.insert((row.log.as_str(), row.index), serial).map_err(db)?;
-        let bucket = (row.issuer_key_id.as_str(), row.expires.div_euclid(60));
-        let count = self.expiring.get(bucket).map_err(db)?.map_or(0, |value| value.value());
-        self.expiring.insert(bucket, count + 1).map_err(db)?;
-        Ok(())
-    }
-
-    fn amend(&mut self, log: &str, index: u64, change: impl FnOnce(&mut CertificateRow)) -> Result<(), StoreError> {
-        let Some(serial) = self.by_record.get((log, index)).map_err(db)?.map(|serial| serial.value().to_owned()) else {
-            return Ok(());
-        };
-        let row = self.certificates.get(serial.as_str()).map_err(db)?.map(|bytes| bytes.value().to_vec());
-        let Some(row) = row else { return Ok(()) };
-        let mut row: CertificateRow = serde_json::from_slice(&row)?;
-        change(&mut row);
-        self.certificates.insert(serial.as_str(), serde_json::to_vec(&row)?.as_slice()).map_err(db)?;
-        Ok(())
-    }
-
-    /// The newest record decides the state; certificate and facts stay from the record that had them.
-    fn authority(&mut self, mut row: AuthorityRow) -> Result<(), StoreError> {
-        let before = self.authorities.get(row.key_id.as_str()).map_err(db)?.map(|bytes| bytes.value().to_vec());
-        match before {
-            Some(bytes) => {
-                let old: AuthorityRow = serde_json::from_slice(&bytes)?;
-                row.number = old.number;
-                row.certificate = row.certificate.or(old.certificate);
-                row.facts = row.facts.or(old.facts);
-            }
-            None => row.number = self.authorities.len().map_err(db)?,
-        }
-        self.authorities.insert(row.key_id.as_str(), serde_json::to_vec(&row)?.as_slice()).map_err(db)?;
-        Ok(())
-    }
-
-    fn count(&mut self, what: Activity, minute: i64, count: u64) -> Result<(), StoreError> {
-        let key = (minute, what.as_str());
-        let before = self.activity.get(key).map_err(db)?.map_or(0, |value| value.value());
-        self.activity.insert(key, before + count).map_err(db)?;
-        if before == 0 {
-            let oldest = minute.saturating_sub(ACTIVITY_KEPT_MINUTES);
-            self.activity.retain_in::<(i64, &str), _>(..(oldest, ""), |_, _| false).map_err(db)?;
-        }
-        Ok(())
     }
 }
 

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::audit::event::Event;
-pub use row::{AuthorityRow, CertificateRow};
+pub use row::{AuthorityRow, CertificateRow, CrlRow, DenyRow, Revoked, RevokedRow};
 
 /// The most certificates that one page holds.
 pub const LARGEST_PAGE: usize = 1_000;
@@ -28,6 +28,10 @@ pub const LARGEST_AMBIGUITY: usize = 8;
 
 /// How long counts per minute are kept: what `status` sums up is the last hour.
 pub const ACTIVITY_KEPT_MINUTES: i64 = 180;
+
+/// How long after its end a revoked certificate is still named by [`Store::revoked`]: clocks differ, and a CRL keeps an
+/// entry for a while longer than its certificate lives.
+pub const REVOKED_KEPT_SECONDS: i64 = 24 * 3600;
 
 /// One record with its place.
 #[derive(Debug, Clone, Copy)]
@@ -101,6 +105,10 @@ pub struct CertificateQuery {
     pub expires_from: Option<i64>,
     /// Only those that expire before this second.
     pub expires_before: Option<i64>,
+    /// Only those of the issuer with this key id, hex.
+    pub issuer_key_id: Option<String>,
+    /// Only revoked ones, or only those that are not.
+    pub revoked: Option<bool>,
     /// At most this many, and never more than [`LARGEST_PAGE`].
     pub limit: usize,
     /// [`Page::next`] of the page before.
@@ -111,8 +119,9 @@ pub struct CertificateQuery {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Page {
     /// Without a prefix: those that expire last first. With one: by identity, and then those that expire last first.
+    /// May be short, and even empty, before the end: a page looks at a bounded number of certificates.
     pub certificates: Vec<CertificateRow>,
-    /// For the page after; absent at the end.
+    /// For the page after; absent at the end, and only there.
     pub next: Option<String>,
 }
 
@@ -140,6 +149,8 @@ pub enum Activity {
     Failed,
     /// An update that a proxy refused.
     Nacked,
+    /// A certificate that was revoked.
+    Revoked,
 }
 
 impl Activity {
@@ -152,6 +163,7 @@ impl Activity {
             Self::Refused => "refused",
             Self::Failed => "failed",
             Self::Nacked => "nacked",
+            Self::Revoked => "revoked",
         }
     }
 }
@@ -159,9 +171,11 @@ impl Activity {
 /// Live certificates of one issuer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LiveCount {
-    /// Unexpired ones.
+    /// Unexpired ones that are not revoked.
     pub live: u64,
-    /// The minute (Unix time / 60) in which the last of them expires.
+    /// Unexpired ones that are revoked.
+    pub revoked: u64,
+    /// The minute (Unix time / 60) in which the last of both expires: until then the issuer's CRL is needed.
     pub last_minute: Option<i64>,
 }
 
@@ -228,6 +242,25 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// [`StoreError::Database`].
     fn live(&self, now: i64) -> Result<BTreeMap<String, LiveCount>, StoreError>;
+
+    /// Revoked certificates that are unexpired at the Unix second `now` or ended less than [`REVOKED_KEPT_SECONDS`] before,
+    /// by expiry.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], [`StoreError::Row`].
+    fn revoked(&self, now: i64) -> Result<Vec<RevokedRow>, StoreError>;
+
+    /// Every denied identity or prefix, sorted.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], [`StoreError::Row`].
+    fn denies(&self) -> Result<Vec<DenyRow>, StoreError>;
+
+    /// The CRL with the highest number that was recorded for the issuer with this key id (hex).
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], [`StoreError::Row`].
+    fn crl(&self, issuer_key_id: &str) -> Result<Option<CrlRow>, StoreError>;
 
     /// The hash of what was configured last: `policy` or `configuration`, from the last `config.change` about it.
     ///

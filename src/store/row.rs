@@ -59,6 +59,68 @@ pub struct CertificateRow {
     pub der_sha256: Option<String>,
     /// Whether its signature failed, so that it does not exist.
     pub failed: bool,
+    /// When the first of its line was issued by fresh attestation, RFC 3339; for most it is when they were issued.
+    pub attested_at: String,
+    /// Its revocation.
+    pub revoked: Option<Revoked>,
+}
+
+/// The revocation of a certificate.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revoked {
+    /// RFC 3339.
+    pub at: String,
+    /// RFC 5280's name.
+    pub reason: String,
+    /// The record, by id.
+    pub record: String,
+}
+
+/// A revoked certificate, as its issuer's CRL needs it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevokedRow {
+    /// Lower-case hex.
+    pub serial: String,
+    /// The issuer's subject key identifier, hex.
+    pub issuer_key_id: String,
+    /// The end of the certificate, Unix seconds.
+    pub expires: i64,
+    /// RFC 3339.
+    pub revoked_at: String,
+    /// RFC 5280's name.
+    pub reason: String,
+    /// The record of the revocation, by id.
+    pub record: String,
+}
+
+/// A denied identity.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DenyRow {
+    /// A SPIFFE ID, or a prefix with `*`.
+    pub pattern: String,
+    /// RFC 3339.
+    pub since: String,
+    /// RFC 5280's name of the reason.
+    pub reason: String,
+    /// The record, by id.
+    pub record: String,
+}
+
+/// A CRL as it was recorded.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CrlRow {
+    /// Its number.
+    pub number: u64,
+    /// SHA-256 of its to-be-signed bytes, hex.
+    pub tbs_sha256: String,
+    /// RFC 3339, seconds.
+    pub this_update: String,
+    /// RFC 3339, seconds.
+    pub next_update: String,
+    /// How many certificates are on it.
+    pub entries: u64,
+    /// The record, by id.
+    pub record: String,
 }
 
 /// An authority as its latest record has it.
@@ -99,6 +161,14 @@ pub(super) enum Effect {
     Authority(Box<AuthorityRow>),
     /// Something was configured: the hash of what is in force now.
     Configured { what: String, after: String },
+    /// The certificate of that serial was revoked.
+    Revoked { serial: String, revoked: Revoked },
+    /// An identity was denied.
+    Denied(Box<DenyRow>),
+    /// The deny of exactly this pattern was lifted.
+    Released { pattern: String },
+    /// A CRL was authorised.
+    Crl { issuer_key_id: String, row: Box<CrlRow> },
 }
 
 /// What `entry` changes; nothing for most actions, and for a record that lacks what its action needs.
@@ -123,16 +193,20 @@ pub(super) fn effect(entry: &Entry<'_>) -> Option<Effect> {
             let change = event.change.as_ref()?;
             Some(Effect::Configured { what: change.what.clone(), after: change.after.clone()? })
         }
-        // A log that follows a pruned one opens with the authorities that live on.
+        // A log that follows a pruned one opens with the authorities that live on, and with what is denied.
+        Action::LedgerSnapshot if event.authority.is_none() => denied(entry),
         Action::LedgerSnapshot => authority(entry).map(Box::new).map(Effect::Authority),
-        Action::CertificateRevoke
-        | Action::CertificateDeny
+        Action::CertificateRevoke => {
+            let (at, reason) = (event.time.clone(), event.reason.clone().unwrap_or_default());
+            Some(Effect::Revoked { serial: event.serial.clone()?, revoked: Revoked { at, reason, record: id(entry) } })
+        }
+        Action::IdentityDeny => denied(entry),
+        Action::IdentityRelease => Some(Effect::Released { pattern: event.subject.clone()? }),
+        Action::CrlPublish => crl(entry),
+        Action::CertificateDeny
         | Action::CertificateNack
-        | Action::IdentityDeny
-        | Action::IdentityRelease
         | Action::AttestAccept
         | Action::AttestRefuse
-        | Action::CrlPublish
         | Action::OperatorRead
         | Action::OperatorAct
         | Action::LedgerStart
@@ -156,8 +230,8 @@ pub(super) fn activity(event: &Event) -> Option<(Activity, i64, u64)> {
         Action::CertificateDeny => Activity::Refused,
         Action::CertificateFail => Activity::Failed,
         Action::CertificateNack => Activity::Nacked,
+        Action::CertificateRevoke => Activity::Revoked,
         Action::CertificateSigned
-        | Action::CertificateRevoke
         | Action::IdentityDeny
         | Action::IdentityRelease
         | Action::AttestAccept
@@ -190,8 +264,13 @@ pub(super) fn activity(event: &Event) -> Option<(Activity, i64, u64)> {
 /// The account in a record's source, spelled as `Caller::account` spells it.
 #[must_use]
 pub fn account(event: &Event) -> Option<String> {
-    let source = event.source.as_ref()?;
-    Some(format!("unix:{}:uid={}", source.socket.as_ref()?, source.uid?))
+    let actor = event.actor.as_ref();
+    let source = event.source.as_ref();
+    match actor.map(|actor| actor.attested_by.as_str()) {
+        Some("self") => Some("self".to_owned()),
+        Some("client_certificate") => Some(format!("tls:{}:{}", source?.socket.as_ref()?, actor?.id.as_ref()?)),
+        Some(_) | None => Some(format!("unix:{}:uid={}", source?.socket.as_ref()?, source?.uid?)),
+    }
 }
 
 /// The version that names a certificate and its chain: SHA-256 over the two hashes in its record.
@@ -230,7 +309,38 @@ fn certificate(entry: &Entry<'_>) -> Option<CertificateRow> {
         renewal_cause: facts.renewal_cause.clone(),
         der_sha256: facts.der_sha256.clone(),
         failed: false,
+        attested_at: event.actor.as_ref().and_then(|actor| actor.attested_at.clone()).unwrap_or(event.time.clone()),
+        revoked: None,
     })
+}
+
+fn denied(entry: &Entry<'_>) -> Option<Effect> {
+    let event = entry.event;
+    let row = DenyRow {
+        pattern: event.subject.clone()?,
+        since: event.time.clone(),
+        reason: event.reason.clone().unwrap_or_default(),
+        record: id(entry),
+    };
+    Some(Effect::Denied(Box::new(row)))
+}
+
+fn crl(entry: &Entry<'_>) -> Option<Effect> {
+    let facts = entry.event.crl.clone()?;
+    let row = CrlRow {
+        number: facts.number,
+        tbs_sha256: facts.tbs_sha256,
+        this_update: facts.this_update,
+        next_update: facts.next_update,
+        entries: facts.entries,
+        record: id(entry),
+    };
+    Some(Effect::Crl { issuer_key_id: facts.issuer_key_id, row: Box::new(row) })
+}
+
+/// The id of the entry's record.
+fn id(entry: &Entry<'_>) -> String {
+    format!("{}#{}", entry.log, entry.index)
 }
 
 fn authority(entry: &Entry<'_>) -> Option<AuthorityRow> {

@@ -51,7 +51,13 @@ impl SecretSource for Measured {
             match &answer {
                 Ok(_) => self.metrics.issue_took(self.clock.monotonic().saturating_sub(began)),
                 Err(SourceError::Unavailable { .. }) => self.metrics.issue_failed(),
-                Err(SourceError::NoRule | SourceError::NotGranted | SourceError::Denied | SourceError::Invalid(_)) => {}
+                Err(
+                    SourceError::NoRule
+                    | SourceError::NotGranted
+                    | SourceError::Denied
+                    | SourceError::Reattest
+                    | SourceError::Invalid(_),
+                ) => {}
             }
             answer
         })

@@ -17,6 +17,7 @@ pub mod lint;
 pub mod pem;
 pub mod profile;
 pub mod serial;
+pub mod svid;
 pub mod text;
 
 pub use algorithm::{KeyAlgorithm, SignatureAlgorithm};

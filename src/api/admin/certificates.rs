@@ -31,18 +31,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 impl Sources {
     pub(super) fn list(&self, ask: &pb::ListCertificatesRequest) -> Result<pb::CertificateList, Status> {
         let now = self.clock.now().unix_timestamp();
-        let (from, before) = bounds(&ask.state, now)?;
         let limit = usize::try_from(ask.page_size).unwrap_or(usize::MAX);
-        let page = self
-            .index
-            .certificates(&CertificateQuery {
-                identity_prefix: ask.identity_prefix.clone(),
-                expires_from: from,
-                expires_before: before,
-                limit: if limit == 0 { USUAL_PAGE } else { limit },
-                after: (!ask.page_token.is_empty()).then(|| ask.page_token.clone()),
-            })
-            .map_err(index_status)?;
+        let query = CertificateQuery {
+            identity_prefix: ask.identity_prefix.clone(),
+            limit: if limit == 0 { USUAL_PAGE } else { limit },
+            after: (!ask.page_token.is_empty()).then(|| ask.page_token.clone()),
+            ..in_state(&ask.state, now)?
+        };
+        let page = self.index.certificates(&query).map_err(index_status)?;
         let holdings = self.holdings();
         let live = self.index.live(now).map_err(index_status)?;
         Ok(pb::CertificateList {
@@ -125,25 +121,31 @@ impl Sources {
     }
 }
 
-/// Which expiries a state stands for: from, and before.
-fn bounds(state: &str, now: i64) -> Result<(Option<i64>, Option<i64>), Status> {
+/// The query that a state stands for.
+fn in_state(state: &str, now: i64) -> Result<CertificateQuery, Status> {
+    let query = CertificateQuery::default();
     match state {
-        "" | "recent" => Ok((Some(now - RECENT), None)),
-        "live" => Ok((Some(now), None)),
-        "expired" => Ok((None, Some(now))),
-        "all" => Ok((None, None)),
+        "" | "recent" => Ok(CertificateQuery { expires_from: Some(now - RECENT), ..query }),
+        // In the last second of its life a certificate counts as over.
+        "live" => Ok(CertificateQuery { expires_from: Some(now + 1), revoked: Some(false), ..query }),
+        "expired" => Ok(CertificateQuery { expires_before: Some(now + 1), ..query }),
+        "revoked" => Ok(CertificateQuery { revoked: Some(true), ..query }),
+        "all" => Ok(query),
         other => Err(Status::invalid_argument(format!(
-            "{other:?} is no state of a certificate: choose from live, expired, recent, all"
+            "{other:?} is no state of a certificate: choose from live, expired, revoked, recent, all"
         ))),
     }
 }
 
 pub(super) fn certificate(row: CertificateRow, now: i64, holdings: &HashMap<String, Holding>) -> pb::Certificate {
-    let state = match (row.failed, row.expires > now) {
-        (true, _) => "failed",
-        (false, true) => "live",
-        (false, false) => "expired",
+    let state = match (row.failed, &row.revoked, row.expires > now) {
+        (true, _, _) => "failed",
+        (false, Some(_), _) => "revoked",
+        (false, None, true) => "live",
+        (false, None, false) => "expired",
     };
+    let revoked = row.revoked.unwrap_or_default();
+    let known = |text: String| Some(text).filter(|text| !text.is_empty());
     let holding = holdings.get(&row.serial);
     pb::Certificate {
         record: format!("{}#{}", row.log, row.index),
@@ -166,6 +168,10 @@ pub(super) fn certificate(row: CertificateRow, now: i64, holdings: &HashMap<Stri
         renewal_cause: row.renewal_cause,
         certificate_sha256: row.der_sha256,
         held: holding.map_or("none", |holding| holding.state).to_owned(),
+        attested_at: row.attested_at,
+        revoked_at: known(revoked.at),
+        revocation_reason: known(revoked.reason),
+        revocation_record: known(revoked.record),
     }
 }
 

@@ -15,8 +15,11 @@ use crate::proto::chancery::admin::v1 as pb;
 use crate::revocation::Selection;
 use crate::store::{AuthorityRow, CertificateQuery, CertificateRow, Found, LARGEST_PAGE};
 
-/// The most rows of the index that one choice looks at.
-pub(super) const MOST_WALKED: u64 = 100_000;
+/// The most certificates of a choice that are looked at, to the end of the page.
+pub(super) const MOST_CHOSEN: u64 = 100_000;
+
+/// The most pages of the index that are read for one choice.
+const MOST_PAGES: usize = 1_000;
 
 /// The most certificates that an answer shows; all are counted.
 pub(super) const MOST_SHOWN: usize = 1_000;
@@ -53,7 +56,7 @@ pub(super) struct Chosen {
     pub(super) serials: Vec<String>,
     /// Those that a later one took the place of.
     superseded: HashSet<String>,
-    /// How many there are, those beyond [`MOST_WALKED`] left out.
+    /// How many there are, those beyond [`MOST_CHOSEN`] left out.
     pub(super) count: u64,
     /// Whether all of them were looked at.
     pub(super) complete: bool,
@@ -112,8 +115,16 @@ impl Choice {
         }
     }
 
+    fn issuer_key_id(&self) -> Option<String> {
+        match self {
+            Self::Issuer { key_id, .. } => Some(key_id.clone()),
+            Self::Identity(_) | Self::Prefix(_) | Self::Serial(_) | Self::All => None,
+        }
+    }
+
     fn takes(&self, row: &CertificateRow) -> bool {
         !row.failed
+            && row.revoked.is_none()
             && match self {
                 Self::Identity(identity) => row.identity == identity.as_str(),
                 Self::Prefix(prefix) => row.identity.starts_with(prefix.as_str()),
@@ -211,7 +222,7 @@ impl Sources {
         let now = self.clock.now().unix_timestamp();
         let mut chosen = Chosen { complete: true, ..Chosen::default() };
         if let Choice::Serial(row) = choice {
-            if row.expires > now && !row.failed {
+            if row.expires > now && choice.takes(row) {
                 chosen.take((**row).clone());
             }
             return Ok(chosen);
@@ -223,27 +234,27 @@ impl Sources {
         };
         let mut query = CertificateQuery {
             identity_prefix,
-            expires_from: Some(now),
-            expires_before: None,
+            expires_from: Some(now + 1),
+            issuer_key_id: choice.issuer_key_id(),
+            revoked: Some(false),
             limit: LARGEST_PAGE,
-            after: None,
+            ..CertificateQuery::default()
         };
-        let mut walked = 0;
-        loop {
+        for _ in 0..MOST_PAGES {
             let page = self.index.certificates(&query).map_err(index_status)?;
-            walked += wide(page.certificates.len());
             page.certificates.into_iter().filter(|row| choice.takes(row)).for_each(|row| chosen.take(row));
             query.after = page.next;
             if query.after.is_none() {
                 return Ok(chosen);
             }
-            if walked >= MOST_WALKED {
-                chosen.complete = false;
-                return Ok(chosen);
+            if chosen.count >= MOST_CHOSEN {
+                break;
             }
             // A long walk lets others in between.
             tokio::task::yield_now().await;
         }
+        chosen.complete = false;
+        Ok(chosen)
     }
 
     /// The serials of `live` that `choice` means.

@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status};
 use super::Sources;
 use super::acts::Operator;
 use super::certificates::certificate;
-use super::choice::{Choice, Chosen, MOST_WALKED};
+use super::choice::{Choice, Chosen, MOST_CHOSEN};
 use crate::api::status;
 use crate::audit::event::{Action, Event};
 use crate::clock::parse_rfc3339;
@@ -195,7 +195,7 @@ pub(super) async fn revoke(
     let found = sources.chosen(&choice).await?;
     if ask.reissue && !found.complete {
         return Err(Status::failed_precondition(format!(
-            "more than {MOST_WALKED} live certificates are too many to reissue in one go: revoke by prefix or issuer"
+            "more than {MOST_CHOSEN} live certificates are too many to reissue in one go: revoke by prefix or issuer"
         )));
     }
     let mut first = selected(sources, &choice, &found, ask.reissue);
@@ -220,6 +220,12 @@ pub(super) async fn revoke(
 fn possible(sources: &Sources, choice: &Choice, found: &Chosen, reissue: bool) -> Result<(), Status> {
     if found.count > 0 {
         return Ok(());
+    }
+    if let Choice::Serial(row) = choice
+        && let Some(revoked) = &row.revoked
+    {
+        let (serial, record) = (row.serial.clone(), revoked.record.clone());
+        return Err(status::of_revoke(&RevokeError::AlreadyRevoked { serial, record }));
     }
     let why = match choice.denies().filter(|_| !reissue) {
         None => RevokeError::Nothing,

@@ -1,6 +1,6 @@
 //! Policy in the words of the wire.
 
-use crate::caller::{Evidence, UnixPeer};
+use crate::caller::{ClientCertificate, Evidence, UnixPeer};
 use crate::identity::SpiffeId;
 use crate::policy::{Rule, Wanted};
 use crate::proto::chancery::admin::v1 as pb;
@@ -42,12 +42,18 @@ pub(super) fn explain(in_force: &PolicyInForce, ask: pb::ExplainPolicyRequest) -
             SpiffeId::parse(text).map_err(|error| Status::invalid_argument(format!("{text}: {error}")))?,
         ),
     };
-    let mut groups = ask.groups;
-    groups.sort_unstable();
     let socket = if ask.socket.is_empty() { USUAL_SOCKET.to_owned() } else { ask.socket };
-    // The process is a question, not a peer: no rule looks at its number.
-    let facts = UnixPeer { socket, uid: ask.uid, gid: ask.gid, groups, pid: 1, started: None };
-    let answer = in_force.policy.explain(&Evidence::UnixPeer(facts), &wanted);
+    let evidence = if ask.client.is_empty() {
+        let mut groups = ask.groups;
+        groups.sort_unstable();
+        // The process is a question, not a peer: no rule looks at its number.
+        Evidence::UnixPeer(UnixPeer { socket, uid: ask.uid, gid: ask.gid, groups, pid: 1, started: None })
+    } else {
+        let identity = SpiffeId::parse(&ask.client)
+            .map_err(|error| Status::invalid_argument(format!("client {}: {error}", ask.client)))?;
+        Evidence::Client(ClientCertificate::supposed(identity, &socket))
+    };
+    let answer = in_force.policy.explain(&evidence, &wanted);
     let text = answer.to_string();
     Ok(pb::Explanation {
         caller: answer.subject,

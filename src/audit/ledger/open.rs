@@ -1,5 +1,6 @@
 //! Opening: the lock, recovery, the threads and the first records of a run.
 
+use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -214,6 +215,8 @@ impl Starting<'_> {
             clock: self.clock.clone(),
             edges,
             unsynced: Unsynced::default(),
+            mend: report.recovered.is_some(),
+            mended: BTreeSet::new(),
             recycled: Vec::new(),
             _lock: Arc::clone(&self.lock),
         };

@@ -117,6 +117,26 @@ pub(crate) struct TileWrite {
     pub(crate) bytes: Vec<u8>,
 }
 
+impl TileWrite {
+    /// What the partial tile of `width` holds, which this one begins with.
+    pub(crate) fn narrower(&self, width: u16) -> Option<&[u8]> {
+        prefix(self.name.kind, &self.bytes, width)
+    }
+}
+
+/// The first `width` hashes or records of a tile; `None` when it has fewer.
+fn prefix(kind: TileKind, tile: &[u8], width: u16) -> Option<&[u8]> {
+    let length = match kind {
+        TileKind::Hashes(_) => usize::from(width) * 32,
+        TileKind::Entries => {
+            let records = split_entries(tile)?;
+            let first = records.get(..usize::from(width))?;
+            first.iter().map(|record| record.len() + 2).sum()
+        }
+    };
+    tile.get(..length)
+}
+
 /// The rightmost, still partial tiles of a log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Edge {
@@ -220,7 +240,8 @@ impl TileDir {
         &self.directory
     }
 
-    /// The bytes of `name`, or of a wider tile that begins with the same.
+    /// The bytes of `name`, or of a wider tile that begins with the same. One that is cut short, as power loss leaves what
+    /// was not synced, is as good as none: a partial tile is not synced once a wider one is.
     fn bytes(&self, name: TileName) -> Result<(PathBuf, Vec<u8>), LedgerError> {
         let full = TileName::full(name.kind, name.index);
         // The full one may appear, and the partials go, between any two looks: so it is asked for last again.
@@ -228,7 +249,8 @@ impl TileDir {
         for round in 0..2 {
             for name in &wider {
                 let path = self.directory.join(name.path());
-                if let Some(bytes) = self.disk.read(&path).map_err(LedgerError::io("reading a tile", &path))? {
+                let found = self.disk.read(&path).map_err(LedgerError::io("reading a tile", &path))?;
+                if let Some(bytes) = found.filter(|tile| prefix(name.kind, tile, name.width).is_some()) {
                     return Ok((path, bytes));
                 }
             }
@@ -261,12 +283,7 @@ impl TileDir {
             let path = self.directory.join(TileName { width, ..expected.name }.path());
             // It may go while we look, when a server runs.
             let narrow = self.disk.read(&path).map_err(LedgerError::io("reading a tile", &path))?;
-            let count = |tile: &[u8]| match expected.name.kind {
-                TileKind::Hashes(_) => Some(tile.len() / 32),
-                TileKind::Entries => split_entries(tile).map(|records| records.len()),
-            };
-            let same = |tile: &Vec<u8>| expected.bytes.starts_with(tile) && count(tile) == Some(usize::from(width));
-            if !narrow.as_ref().is_none_or(same) {
+            if !narrow.is_none_or(|tile| expected.narrower(width) == Some(&tile)) {
                 return Err(wrong(&path));
             }
         }

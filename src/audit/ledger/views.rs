@@ -20,7 +20,7 @@ use super::error::is_full;
 use super::frame::Head;
 use super::journal::{JournalDir, Supply};
 use super::shared::{Heads, Shared, ViewJob};
-use super::tiles::{Edge, TileKind, WIDTH};
+use super::tiles::{Edge, TileKind, TileName, WIDTH};
 use crate::clock::Clock;
 
 /// The shortest time between two rounds: partial tiles cost writes, so quick commits share one.
@@ -47,6 +47,11 @@ pub(crate) struct Views {
     /// Right edges of the logs that grew in this run, by their number.
     pub(crate) edges: HashMap<usize, Edge>,
     pub(crate) unsynced: Unsynced,
+    /// Whether the last run ended uncleanly: then the narrower partial tiles of each log's right edge, which are not
+    /// synced, are looked at once and written again where power loss cut them.
+    pub(crate) mend: bool,
+    /// Logs that were.
+    pub(crate) mended: BTreeSet<usize>,
     /// Segments to reuse.
     pub(crate) recycled: Vec<u64>,
     /// Held while anything may be written.
@@ -58,7 +63,8 @@ pub(crate) struct Views {
 pub(crate) struct Unsynced {
     /// The newest of each tile: a partial that a wider one replaced needs no sync.
     tiles: BTreeMap<(usize, TileKind, u64), PathBuf>,
-    checkpoints: BTreeSet<PathBuf>,
+    /// Checkpoints, and narrower tiles that were written again.
+    others: BTreeSet<PathBuf>,
     directories: BTreeSet<PathBuf>,
     /// Directories of partial tiles whose full tile was written.
     complete: BTreeSet<PathBuf>,
@@ -117,11 +123,32 @@ impl Views {
             }
             self.unsynced.tiles.insert((log, write.name.kind, write.name.index), path);
         }
+        if self.mend && self.mended.insert(log) {
+            self.mend_partials(&directory, &edge)?;
+        }
         let heads = if publish { Some(self.publish(&directory, origin, &head)?) } else { None };
         self.edges.insert(log, edge);
         self.shared.set_viewed(log, head.size);
         if let Some(heads) = heads {
             self.shared.heads.send_replace(heads);
+        }
+        Ok(())
+    }
+
+    /// Writes every narrower partial tile of the right edge again that is not what the wider one begins with.
+    fn mend_partials(&mut self, directory: &Path, edge: &Edge) -> io::Result<()> {
+        for wide in edge.partials(usize::MAX) {
+            let names = self.disk.list(&directory.join(wide.name.partials()))?;
+            for width in names.iter().filter_map(|name| name.parse::<u16>().ok()).filter(|w| *w < wide.name.width) {
+                let path = directory.join(TileName { width, ..wide.name }.path());
+                let (right, found) = (wide.narrower(width), self.disk.read(&path)?);
+                if let (Some(right), Some(found)) = (right, found)
+                    && right != found
+                {
+                    self.disk.put(&path, right)?;
+                    self.unsynced.others.insert(path);
+                }
+            }
         }
         Ok(())
     }
@@ -133,14 +160,14 @@ impl Views {
         let path = directory.join(CHECKPOINT);
         self.disk.put(&path, note.as_bytes())?;
         self.unsynced.add_directories(&path, &self.directory);
-        self.unsynced.checkpoints.insert(path);
+        self.unsynced.others.insert(path);
         Ok(Heads { origin, size: head.size, root: head.root, checkpoint: note.into(), time: self.clock.now() })
     }
 
     /// Syncs everything written so far, then frees the segments below.
     fn sync(&mut self) -> io::Result<()> {
         let unsynced = std::mem::take(&mut self.unsynced);
-        let mut files = unsynced.tiles.values().chain(&unsynced.checkpoints);
+        let mut files = unsynced.tiles.values().chain(&unsynced.others);
         let synced = files.try_for_each(|path| self.disk.sync_file(path));
         let mut directories = unsynced.directories.iter();
         let synced = synced.and_then(|()| directories.try_for_each(|path| self.disk.sync_dir(path)));

@@ -30,6 +30,10 @@ fn certificate(serial: &str, identity: &str, node: Option<&str>, hours: [i64; 3]
         record: "example.org/ledger/ca-2026#10017".into(),
         certificate_sha256: Some("77".repeat(32)),
         held: if node.is_some() { "acked".into() } else { "none".into() },
+        attested_at: at(hours[0]),
+        revoked_at: (state == "revoked").then(|| at(0)),
+        revocation_reason: (state == "revoked").then(|| "keyCompromise".into()),
+        revocation_record: (state == "revoked").then(|| "example.org/ledger/ca-2026#10020".into()),
     }
 }
 

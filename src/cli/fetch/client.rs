@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use prost::Message;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
+use crate::cli::tls::{Remote, TlsError};
 use crate::feed::payload::SECRET_TYPE;
 use crate::proto::envoy::config::core::v3::{DataSource, Node, data_source::Specifier};
 use crate::proto::envoy::extensions::transport_sockets::tls::v3::{Secret, secret::Type};
@@ -34,7 +36,20 @@ const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from
 /// # Errors
 /// What the system said.
 pub(super) async fn connect(path: &Path) -> std::io::Result<Channel> {
-    let mut first = Some(TokioIo::new(UnixStream::connect(path).await?));
+    over(UnixStream::connect(path).await?).await
+}
+
+/// Connects to a server on another machine, which has taken our certificate when this returns.
+///
+/// # Errors
+/// [`TlsError`].
+pub(super) async fn connect_remote(remote: &Remote) -> Result<Channel, TlsError> {
+    let address = remote.address.to_string();
+    over(remote.connect().await?).await.map_err(|source| TlsError::Handshake { address, source })
+}
+
+async fn over<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S) -> std::io::Result<Channel> {
+    let mut first = Some(TokioIo::new(stream));
     // One connection, handed over once: when it breaks, the caller connects anew and names what it holds.
     let connector =
         tower::service_fn(move |_| std::future::ready(first.take().ok_or(std::io::Error::other("disconnected"))));

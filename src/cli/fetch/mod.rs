@@ -19,6 +19,7 @@ use std::time::Duration;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use self::client::{Content, Offer, Subscription};
@@ -27,6 +28,7 @@ pub use self::files::FilesError;
 use self::hook::Hook;
 pub use self::hook::HookError;
 use self::set::{Leaf, Set, SetError, check_bundle, check_certificate};
+use crate::cli::tls::{Remote, TlsError};
 use crate::clock::{Clock, rfc3339_seconds};
 use crate::entropy::Entropy;
 use crate::toml_reader::parse_span;
@@ -51,7 +53,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 #[derive(Debug, Clone, Args)]
 pub struct FetchArgs {
     /// Chancery's SDS socket [default: sds.sock in the data directory]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", conflicts_with = "server")]
     pub socket: Option<PathBuf>,
     /// Where cert.pem, key.pem and bundle.pem go; made with mode 0700 when it is not there
     #[arg(long, value_name = "DIR")]
@@ -94,6 +96,9 @@ pub enum FetchError {
         /// The socket.
         socket: PathBuf,
     },
+    /// The way to a server on another machine.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The server says no.
     #[error("refused: {0}")]
     Refused(String),
@@ -138,6 +143,7 @@ impl FetchError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
+            Self::Tls(error) => error.exit_code(),
             Self::Files(FilesError::NotOurs { .. }) => 2,
             Self::Refused(_) | Self::Unanswered { .. } | Self::Forbidden { .. } => 3,
             Self::NoServer { .. } | Self::Server(_) => 4,
@@ -170,11 +176,17 @@ impl From<Status> for FetchError {
     }
 }
 
-/// Fetches until SIGTERM or SIGINT, or with `--once` until the files are current. What people read goes to `out`.
+/// Fetches until SIGTERM or SIGINT, or with `--once` until the files are current: from `remote`, or over a socket when it
+/// is `None`. What people read goes to `out`.
 ///
 /// # Errors
 /// [`FetchError`]; without `--once` only what trying again can't mend.
-pub async fn run(args: &FetchArgs, data_dir: &Path, out: &mut (dyn Write + Send)) -> Result<(), FetchError> {
+pub(crate) async fn run(
+    args: &FetchArgs,
+    data_dir: &Path,
+    remote: Option<Remote>,
+    out: &mut (dyn Write + Send),
+) -> Result<(), FetchError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(FetchError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(FetchError::Signals)?;
     let socket = args.socket.clone().unwrap_or_else(|| data_dir.join("sds.sock"));
@@ -183,7 +195,7 @@ pub async fn run(args: &FetchArgs, data_dir: &Path, out: &mut (dyn Write + Send)
     let hook = args.exec.clone().map(|command| Hook { command, dir });
     let fetcher = Fetcher {
         args,
-        socket,
+        server: remote.map_or(Server::Socket(socket), Server::Remote),
         files,
         hook,
         clock,
@@ -198,9 +210,31 @@ pub async fn run(args: &FetchArgs, data_dir: &Path, out: &mut (dyn Write + Send)
     }
 }
 
+/// Whom we ask.
+enum Server {
+    Socket(PathBuf),
+    Remote(Remote),
+}
+
+impl Server {
+    async fn connect(&self) -> Result<Channel, FetchError> {
+        match self {
+            Self::Remote(remote) => Ok(client::connect_remote(remote).await?),
+            Self::Socket(socket) => client::connect(socket).await.map_err(|source| {
+                let socket = socket.clone();
+                if source.kind() == std::io::ErrorKind::PermissionDenied {
+                    FetchError::Forbidden { socket }
+                } else {
+                    FetchError::NoServer { socket, source }
+                }
+            }),
+        }
+    }
+}
+
 struct Fetcher<'a> {
     args: &'a FetchArgs,
-    socket: PathBuf,
+    server: Server,
     files: Files,
     hook: Option<Hook>,
     clock: Clock,
@@ -321,7 +355,7 @@ impl Fetcher<'_> {
     /// One connection: until it breaks, or with `--once` until the files are current.
     async fn session(&self) -> Result<(), FetchError> {
         let mut progress = Progress { held: self.load(), ..Progress::default() };
-        let channel = client::connect(&self.socket).await.map_err(|source| self.unreachable(source))?;
+        let channel = self.server.connect().await?;
         let args = self.args;
         let (held, held_roots) =
             progress.held.as_ref().map_or(("", ""), |set| (&*set.certificate_version, &*set.bundle_version));
@@ -361,15 +395,6 @@ impl Fetcher<'_> {
             }
             progress.held = Some(set);
             self.changes.send_modify(|count| *count += 1);
-        }
-    }
-
-    fn unreachable(&self, source: std::io::Error) -> FetchError {
-        let socket = self.socket.clone();
-        if source.kind() == std::io::ErrorKind::PermissionDenied {
-            FetchError::Forbidden { socket }
-        } else {
-            FetchError::NoServer { socket, source }
         }
     }
 

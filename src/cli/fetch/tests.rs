@@ -21,6 +21,8 @@ use crate::tasks::Tasks;
 struct Command {
     #[command(flatten)]
     args: FetchArgs,
+    #[command(flatten)]
+    remote: crate::cli::tls::RemoteArgs,
 }
 
 struct Server {
@@ -52,7 +54,7 @@ impl Server {
         let args = ["fetch", "--dir", dir.to_str().unwrap()];
         let args = Command::parse_from(args.iter().chain(extra)).args;
         let mut out = Vec::new();
-        let ended = run(&args, self.scratch.path(), &mut out).await;
+        let ended = run(&args, self.scratch.path(), None, &mut out).await;
         (ended, String::from_utf8(out).unwrap())
     }
 

@@ -7,7 +7,7 @@ use crate::keys::conformance;
 use crate::x509::SignatureAlgorithm;
 
 fn store(directory: &Path) -> SealedStore {
-    SealedStore::open(directory).unwrap()
+    SealedStore::open(directory, None).unwrap()
 }
 
 fn keys() -> (tempfile::TempDir, PathBuf) {
@@ -68,7 +68,7 @@ fn check(harm: impl FnOnce(&Path), expected: &str) {
     store(&keys).generate("root", KeyAlgorithm::P256).unwrap();
     store(&keys).generate("other", KeyAlgorithm::P256).unwrap();
     harm(&keys);
-    let opened = SealedStore::open(&keys);
+    let opened = SealedStore::open(&keys, None);
     let said = opened.and_then(|store| store.load("root")).unwrap_err().to_string();
     assert!(said.contains(expected), "{said:?} does not say {expected:?}");
 }
@@ -107,4 +107,35 @@ fn each_harm_is_told_apart_with_its_remedy() {
     check(|keys| edit(keys.join("root.sealed"), flip), "damaged");
     let kind = |content: Vec<u8>| String::from_utf8_lossy(&content).replace("p256", "p384").into_bytes();
     check(|keys| edit(keys.join("root.sealed"), kind), "damaged");
+}
+
+#[test]
+fn a_sealing_key_elsewhere_is_read_and_never_made() {
+    let (dir, keys) = keys();
+    let elsewhere = dir.path().join("sealing.key");
+    assert!(matches!(SealedStore::open(&keys, Some(&elsewhere)), Err(SealedError::File(_))));
+    make_sealing_key(&elsewhere).unwrap();
+    assert!(matches!(make_sealing_key(&elsewhere), Err(SealedError::Exists { .. })));
+    fs::set_permissions(&elsewhere, fs::Permissions::from_mode(0o400)).unwrap();
+    let store = SealedStore::open(&keys, Some(&elsewhere)).unwrap();
+    store.put_secret("ledger-1", &SecretBytes::new(b"planted".to_vec())).unwrap();
+    assert_eq!(store.get_secret("ledger-1").unwrap().expose(), b"planted");
+    assert!(!keys.join(SEALING_KEY).exists());
+    // Without it the keys are useless, and that is said.
+    assert!(matches!(SealedStore::open(&keys, None), Err(SealedError::NoSealingKey { .. })));
+    make_sealing_key(&keys.join(SEALING_KEY)).unwrap();
+    assert!(matches!(SealedStore::open(&keys, Some(&elsewhere)), Err(SealedError::TwoSealingKeys { .. })));
+    let other = SealedStore::open(&keys, None).unwrap();
+    assert!(matches!(other.get_secret("ledger-1"), Err(SealedError::OtherSealingKey { .. })));
+}
+
+#[test]
+fn a_destroyed_key_is_gone() {
+    let (_dir, keys) = keys();
+    let store = store(&keys);
+    store.put_secret("issuing-2", &SecretBytes::new(b"x".to_vec())).unwrap();
+    store.destroy("issuing-2").unwrap();
+    assert!(store.list().unwrap().is_empty());
+    assert!(store.destroy("issuing-2").is_err());
+    assert!(matches!(store.destroy("../x"), Err(SealedError::Name { .. })));
 }

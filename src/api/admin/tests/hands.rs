@@ -160,7 +160,7 @@ impl Fixture {
             while let Some(one) = answer.message().await? {
                 said.push(one);
             }
-            Ok(())
+            Ok(said)
         });
         // Between two looks at a delivery there is time.
         loop {
@@ -169,7 +169,6 @@ impl Fixture {
                 () = tokio::time::sleep(Duration::from_millis(1)) => self.time.advance(Duration::from_millis(10)),
             }
         }
-        .map(|()| said)
     }
 }
 

@@ -170,3 +170,32 @@ async fn a_new_year_opens_a_log_that_names_the_end_of_the_old_one() {
     // The journal still held it all, so its views came back.
     assert!(audit(bench.path()).absent.is_empty());
 }
+
+/// Power loss leaves files that were renamed into place and never synced with no content.
+#[tokio::test]
+async fn partial_tiles_that_power_loss_emptied_are_written_again() {
+    let mut bench = Bench::new();
+    killed(&mut bench, 300).await;
+    let log = bench.path().join("ca-2026").join("tile");
+    let mut emptied = 0;
+    for kind in ["0", "entries"] {
+        let partials = log.join(kind).join("001.p");
+        let mut widths: Vec<u16> = std::fs::read_dir(&partials)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap())
+            .collect();
+        widths.sort_unstable();
+        // All but the widest, which is what a sync of the directory's newest would have kept.
+        for width in widths.split_last().unwrap().1 {
+            std::fs::write(partials.join(width.to_string()), if width % 2 == 0 { &b""[..] } else { &b"cut"[..] })
+                .unwrap();
+            emptied += 1;
+        }
+    }
+    assert!(emptied > 4, "the test has something to mend: {emptied}");
+    let (ledger, report) = bench.open().await.unwrap();
+    published(&ledger, report.size).await;
+    ledger.close().await.unwrap();
+    bench.kill(ledger).await;
+    assert!(audit(bench.path()).records >= report.size);
+}

@@ -62,6 +62,7 @@ async fn logs_of_telling_sizes_pass_every_judge() {
         let log = bench.path().join("ca-2026");
         judge(&log, size as u64);
         assert_eq!(audit(bench.path()).records, size as u64);
+        ledger.close().await.unwrap();
         bench.kill(ledger).await;
         if size >= 256 {
             assert!(!log.join("tile/0/000.p").exists(), "partial tiles stay behind a full one");
