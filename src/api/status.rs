@@ -83,8 +83,9 @@ pub fn of_revoke(why: &RevokeError) -> Status {
         }
         RevokeError::NotDenied { .. } => Status::not_found(why.to_string()),
         RevokeError::Ledger(ledger) => Status::new(of_ledger(ledger).code(), why.to_string()),
+        RevokeError::Partly { source, .. } => Status::new(of_ledger(source).code(), why.to_string()),
         RevokeError::Store(_) => Status::internal(why.to_string()),
-        RevokeError::Sign(_) => Status::unavailable(why.to_string()),
+        RevokeError::Behind | RevokeError::Interrupted | RevokeError::Sign(_) => Status::unavailable(why.to_string()),
     }
 }
 

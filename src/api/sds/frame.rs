@@ -61,7 +61,7 @@ mod tests {
     #[test]
     fn head_and_content_are_one_message() {
         for size in [0, 100, 300, 70_000] {
-            let payload = Payload::bundle("v7", &vec![b'x'; size]);
+            let payload = Payload::bundle("v7", &vec![b'x'; size], b"");
             let update = Update { name: "ROOTCA".into(), payload: payload.clone() };
             let head = head(&update, "42").unwrap();
             let whole = [&head[..], &payload.secret[..]].concat();
