@@ -205,6 +205,7 @@ impl State {
             settings.limits.feed.clone(),
             self.clock.clone(),
             self.entropy.clone(),
+            self.tasks.clone(),
         );
         feed.publish_bundle(trust_bundle(&self.trust_domain, &self.street.authorities().borrow()));
         feed

@@ -11,6 +11,7 @@ mod certificate;
 pub mod forced;
 mod live;
 pub mod names;
+mod orders;
 pub mod payload;
 mod session;
 pub mod source;
@@ -30,6 +31,7 @@ use crate::caller::Caller;
 use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::identity::TrustDomain;
+use crate::tasks::Tasks;
 
 pub use bundles::{Bundles, TrustBundle};
 pub use live::LiveProxy;
@@ -46,6 +48,11 @@ pub struct FeedLimits {
     /// `max_issues_at_once`: certificates being issued at the same moment; further ones wait, so that a restart with
     /// thousands of proxies is paced by what the ledger can take.
     pub max_issues_at_once: usize,
+    /// `max_forced_rotations_at_once`: certificates that operators have issued anew at the same moment; at most half of
+    /// `max_issues_at_once` counts, so that new requests find room.
+    pub max_forced_rotations_at_once: usize,
+    /// `forced_rotation_timeout`: how long a forced rotation waits for its proxy before it is given up as gone.
+    pub forced_rotation_timeout: Duration,
     /// `renewal_retry_first`: how long after a failed renewal the next one is tried, at most; doubles each time.
     pub renewal_retry_first: Duration,
     /// `renewal_retry_longest`: the most that this wait grows to.
@@ -59,6 +66,8 @@ impl Default for FeedLimits {
         Self {
             max_certificates_per_caller: 4_096,
             max_issues_at_once: 256,
+            max_forced_rotations_at_once: 32,
+            forced_rotation_timeout: Duration::from_secs(30),
             renewal_retry_first: Duration::from_secs(2),
             renewal_retry_longest: Duration::from_secs(60),
             overdue_spread: Duration::from_secs(10),
@@ -109,7 +118,10 @@ struct Inner {
     limits: FeedLimits,
     clock: Clock,
     entropy: Entropy,
+    tasks: Tasks,
     issuing: Semaphore,
+    /// Turns of forced rotations.
+    forcing: Semaphore,
     bundles: watch::Sender<Arc<Bundles>>,
     live: Arc<live::Registry>,
     counters: Counters,
@@ -122,7 +134,7 @@ impl std::fmt::Debug for Feed {
 }
 
 impl Feed {
-    /// A feed of `trust_domain` without bundles, certificates coming from `source`.
+    /// A feed of `trust_domain` without bundles, certificates coming from `source`; forced rotations run in `tasks`.
     #[must_use]
     pub fn new(
         source: Arc<dyn SecretSource>,
@@ -131,9 +143,12 @@ impl Feed {
         limits: FeedLimits,
         clock: Clock,
         entropy: Entropy,
+        tasks: Tasks,
     ) -> Self {
         Self(Arc::new(Inner {
             issuing: Semaphore::new(limits.max_issues_at_once),
+            forcing: Semaphore::new(limits.max_forced_rotations_at_once.min((limits.max_issues_at_once / 2).max(1))),
+            tasks,
             source,
             trust_domain,
             names,
