@@ -19,6 +19,7 @@ mod web;
 use std::path::Path;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use tokio::net::{TcpListener, UnixListener};
 use tonic_health::server::HealthReporter;
 use tracing::{error, info, warn};
@@ -73,12 +74,12 @@ pub async fn build(settings: Settings) -> Result<Bound, AppError> {
 type Listeners = (Feed, Vec<(String, UnixListener)>, UnixListener, Option<TcpListener>, Addresses);
 
 async fn bind(settings: &Settings, state: &State) -> Result<Listeners, AppError> {
-    let feed = state.feed(settings);
+    let feed = state.feed(settings).await;
     let mut sds = Vec::new();
     for socket in &settings.sds.listen {
         sds.push((socket.name.clone(), sockets::unix(socket.path.as_path(), socket.mode)?));
     }
-    let admin = sockets::unix(settings.admin.as_path(), 0o600)?;
+    let admin = sockets::unix(settings.admin.path.as_path(), settings.admin.mode)?;
     let http = match &settings.http {
         Some(http) => Some(sockets::tcp(http.listen).await?),
         None => None,
@@ -89,7 +90,7 @@ async fn bind(settings: &Settings, state: &State) -> Result<Listeners, AppError>
         pid: std::process::id(),
         trust_domain: settings.trust_domain.clone(),
         http: local,
-        admin: settings.admin.as_path().to_owned(),
+        admin: settings.admin.path.as_path().to_owned(),
         sds: settings
             .sds
             .listen
@@ -120,7 +121,7 @@ impl Bound {
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), AppError> {
         let Self { mut state, settings, feed, sds, admin, http, addresses } = self;
         let stopping = state.tasks.stopping();
-        let health = HealthReporter::new();
+        let mut health = HealthReporter::new();
         let backend = Arc::new(AppBackend::new(&state, feed.clone(), &settings, &addresses));
 
         let context = sds::SdsContext {
@@ -132,15 +133,18 @@ impl Bound {
         for (name, listener) in sds {
             sds::serve(listener, &name, context.clone());
         }
-        let service = admin::AdminService::new(admin::Sources::new(
+        let service = admin::AdminService::new(admin::Sources {
             backend,
-            Arc::new(AppLedger::new(&state)),
-            Arc::clone(&state.store),
-            state.clock.clone(),
-            state.entropy.clone(),
-            state.recorder.clone(),
-        ));
-        let serving = admin::serve(admin, service, stopping.clone());
+            ledger: Arc::new(AppLedger::new(&state)),
+            index: Arc::clone(&state.store),
+            clock: state.clock.clone(),
+            entropy: state.entropy.clone(),
+            recorder: state.recorder.clone(),
+            operators: Arc::new(ArcSwap::from_pointee(settings.admin.operators.clone())),
+            own_uid: nix::unistd::geteuid().as_raw(),
+            stopping: stopping.clone(),
+        });
+        let serving = admin::serve(admin, service, health.clone(), stopping.clone());
         state.tasks.spawn("admin", async move {
             if let Err(failure) = serving.await {
                 error!(error = %failure, "the admin socket is not served any more");
@@ -153,7 +157,7 @@ impl Bound {
         if let Some(keeper) = state.keeper.take() {
             state.tasks.spawn("rotation.authorities", rotation::authorities(keeper, clock(), stopping.clone()));
         }
-        state.tasks.spawn("app.bundle", state.publish_bundles(feed.clone()));
+        state.tasks.spawn("revocation.lists", state.revoker.clone().keep(stopping.clone()));
         let refusals = rotation::refusals(state.street.clone(), clock(), stopping.clone());
         state.tasks.spawn("rotation.refusals", refusals);
         let file = AddressesFile::write(state.directory.path(), &addresses)?;
@@ -171,10 +175,13 @@ impl Bound {
         info!("stopping");
         notify::stopping();
         drop(file);
+        // Whoever watches health is told, and its stream ends: it would take the whole drain otherwise.
+        health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+        health.clear_service_status("").await;
         for socket in &settings.sds.listen {
             remove_socket(socket.path.as_path());
         }
-        remove_socket(settings.admin.as_path());
+        remove_socket(settings.admin.path.as_path());
         state.close(settings.limits.drain).await;
         Ok(())
     }

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use crate::feed::forced::Outcome;
 use crate::feed::live::Registered;
 use crate::feed::payload::Payload;
-use crate::feed::source::{Asker, Certificate, Follows, Held, Holding, RenewalCause, SourceError, Wanted};
+use crate::feed::source::{Asker, Certificate, FeedRefusal, Follows, Held, Holding, RenewalCause, SourceError, Wanted};
 use crate::feed::{End, Inner, count};
 use crate::policy::schedule::Backoff;
 
@@ -93,16 +93,20 @@ impl CertificateSubscription {
             self.cut_off_is_over().await;
             policy.mark_unchanged();
             let mut standing = self.feed.source.standing().changes();
-            match self.issue(None).await {
+            let account = self.asker.caller.account();
+            self.pace(&account).await?;
+            let why = match self.issue(None).await {
                 Ok(certificate) => return Ok(certificate),
-                Err(SourceError::NotGranted) => changed(&mut policy).await,
-                Err(SourceError::Denied) => self.released(&mut policy, &mut standing).await,
-                Err(
-                    why @ (SourceError::NoRule
-                    | SourceError::Reattest
-                    | SourceError::Invalid(_)
-                    | SourceError::Unavailable { .. }),
-                ) => return Err(why.into()),
+                Err(why) => why,
+            };
+            self.feed.pace.give_back(&account);
+            match why {
+                SourceError::NotGranted => changed(&mut policy).await,
+                SourceError::Denied => self.released(&mut policy, &mut standing).await,
+                SourceError::NoRule
+                | SourceError::Reattest
+                | SourceError::Invalid(_)
+                | SourceError::Unavailable { .. } => return Err(why.into()),
             }
         }
     }
@@ -126,6 +130,17 @@ impl CertificateSubscription {
                 () = changed(&mut changes) => {}
             }
         }
+    }
+
+    /// Takes this certificate from what the account may have in a while, or records that it may not.
+    async fn pace(&self, account: &str) -> Result<(), End> {
+        let limits = &self.feed.limits;
+        if self.feed.pace.take(account, self.feed.clock.monotonic(), limits) {
+            return Ok(());
+        }
+        let (rate, burst) = (limits.issue_rate_per_caller, limits.issue_burst_per_caller);
+        self.feed.source.refused(&self.asker, FeedRefusal::TooManyIssues { rate, burst }).await;
+        Err(End::TooManyIssues { rate, burst })
     }
 
     /// Returns when a denied identity may be allowed again.

@@ -113,7 +113,8 @@ async fn who_is_gone_or_silent_is_reported_as_gone() {
 #[tokio::test]
 async fn ten_thousand_are_rotated_a_few_at_a_time_and_new_requests_do_not_wait_for_them() {
     const PROXIES: usize = 10_000;
-    let limits = FeedLimits { max_certificates_per_caller: 2 * PROXIES, ..FeedLimits::default() };
+    let limits =
+        FeedLimits { max_certificates_per_caller: 20_000, issue_burst_per_caller: 20_000, ..FeedLimits::default() };
     let at_once = limits.max_forced_rotations_at_once;
     let (feed, fake, _hands) = feed(limits);
     fake.without_keys();
