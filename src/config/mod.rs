@@ -11,10 +11,12 @@ use std::time::Duration;
 
 pub mod files;
 mod keys;
+mod listen;
 mod read;
 pub mod reference;
 
 use crate::api::sds::SdsLimits;
+use crate::api::tls::TlsLimits;
 use crate::feed::{FeedLimits, SdsNames};
 use crate::identity::TrustDomain;
 use crate::policy::ADMIN_SOCKET;
@@ -22,6 +24,8 @@ use crate::toml_reader::{Mistake, Mistakes};
 use crate::x509::KeyAlgorithm;
 
 pub use keys::{KEYS, Key, Presence};
+use listen::{DEFAULT_MODE, port_problems, socket_problems};
+pub use listen::{SdsPort, SdsSettings, SdsSocket};
 
 /// The longest path of a Unix socket in bytes: `sun_path` has 108 with the closing zero; unix(7).
 pub const LONGEST_SOCKET_PATH: usize = 107;
@@ -86,26 +90,6 @@ impl SealingKey {
     }
 }
 
-/// SDS sockets and names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SdsSettings {
-    /// The sockets; at least one.
-    pub listen: Vec<SdsSocket>,
-    /// What clients call the secrets.
-    pub names: SdsNames,
-}
-
-/// One SDS socket.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SdsSocket {
-    /// Its name: a fact for rules. Letters, digits, dots, dashes and underscores, so that it fits a SPIFFE ID.
-    pub name: String,
-    /// Where it is.
-    pub path: SocketPath,
-    /// Its permission bits.
-    pub mode: u32,
-}
-
 /// A path that fits a Unix socket's address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SocketPath(PathBuf);
@@ -149,6 +133,8 @@ pub struct Limits {
     pub feed: FeedLimits,
     /// Those of the SDS edge.
     pub sds: SdsLimits,
+    /// Those of TLS handshakes.
+    pub tls: TlsLimits,
     /// How long a stopping server waits for what is under way.
     pub drain: Duration,
 }
@@ -244,14 +230,23 @@ pub enum SettingError {
         "nobody could fetch a certificate: write [[sds.listen]] with name = \"sds\" and path = \"/run/chancery/sds.sock\""
     )]
     NoSocket,
-    /// TCP on SDS.
-    #[error(
-        "an address, but SDS listens on Unix sockets, where the kernel says who asks: write a path such as /run/chancery/{name}.sock"
-    )]
+    /// An address where a path belongs.
+    #[error("an address, but this is for a path such as /run/chancery/{name}.sock: write address = \"…\" for TCP")]
     SocketAddress {
         /// The socket's name.
         name: String,
     },
+    /// Neither path nor address.
+    #[error(
+        "no place to listen: write path = \"/run/chancery/sds.sock\", or address = \"0.0.0.0:8443\" for TCP with mutual TLS"
+    )]
+    NoPlace,
+    /// Permission bits of what has none.
+    #[error("permission bits are for a Unix socket: write path as well, or leave mode out")]
+    ModeWithoutPath,
+    /// Two ports of one address.
+    #[error("another port has this address: write one for each")]
+    DuplicateAddress,
     /// Permission bits that are no octal number, or that let nobody in.
     #[error(
         "not the permission bits of a socket: write \"0660\" (owner and group) or \"0666\" (everybody; rules decide who gets what)"
@@ -333,6 +328,8 @@ pub struct UpOptions {
     pub http: Option<SocketAddr>,
     /// Each `--sds-socket NAME=PATH`, beside the one that is always there.
     pub sockets: Vec<(String, PathBuf)>,
+    /// Each `--sds-tcp NAME=ADDRESS`.
+    pub ports: Vec<(String, SocketAddr)>,
 }
 
 impl Settings {
@@ -358,6 +355,12 @@ impl Settings {
             let path = path_of("--sds-socket", path, name);
             listen.extend(path.map(|path| SdsSocket { name: name.clone(), path, mode: DEFAULT_MODE }));
         }
+        let tcp: Vec<SdsPort> =
+            options.ports.into_iter().map(|(name, address)| SdsPort { name, address }).collect();
+        for (index, problem) in port_problems(&tcp) {
+            let port = tcp.get(index).map(|port| format!("{}={}", port.name, port.address));
+            note(format!("--sds-tcp {}", port.unwrap_or_default()), problem);
+        }
         for (index, problem) in socket_problems(&listen, admin.as_ref()) {
             let socket = listen.get(index).map(|socket| format!("{}={}", socket.name, socket.path.0.display()));
             note(format!("--sds-socket {}", socket.unwrap_or_default()), problem);
@@ -371,7 +374,7 @@ impl Settings {
                 sealing_key: None,
                 data_dir: options.data_dir,
                 trust_domain: options.trust_domain,
-                sds: SdsSettings { listen, names: SdsNames::default() },
+                sds: SdsSettings { listen, tcp, names: SdsNames::default() },
                 http: options.http.map(|listen| HttpSettings { listen }),
                 admin,
                 ca: CaSettings::default(),
@@ -386,35 +389,16 @@ impl Settings {
     /// The names of all sockets as facts, `admin` among them: what a policy is read with.
     #[must_use]
     pub fn socket_names(&self) -> Vec<String> {
-        let sds = self.sds.listen.iter().map(|socket| socket.name.clone());
-        sds.chain([ADMIN_SOCKET.to_owned()]).collect()
-    }
-}
-
-/// The permission bits of a socket where nothing else is said.
-const DEFAULT_MODE: u32 = 0o660;
-
-/// What is wrong with the sockets, each with its place in the list.
-fn socket_problems(listen: &[SdsSocket], admin: Option<&SocketPath>) -> Vec<(usize, SettingError)> {
-    let mut problems = Vec::new();
-    for (index, socket) in listen.iter().enumerate() {
-        let earlier = || listen.iter().take(index);
-        let name = &socket.name;
-        if !is_socket_name(name) {
-            problems.push((index, SettingError::SocketName));
-        } else if name == ADMIN_SOCKET {
-            problems.push((index, SettingError::ReservedName));
-        } else if earlier().any(|other| other.name == *name) {
-            problems.push((index, SettingError::DuplicateName));
+        let mut names: Vec<String> = self.sds.listen.iter().map(|socket| socket.name.clone()).collect();
+        // A port may share the name of a socket.
+        for port in &self.sds.tcp {
+            if !names.contains(&port.name) {
+                names.push(port.name.clone());
+            }
         }
-        if admin == Some(&socket.path) || earlier().any(|other| other.path == socket.path) {
-            problems.push((index, SettingError::DuplicatePath));
-        }
+        names.push(ADMIN_SOCKET.to_owned());
+        names
     }
-    if listen.len() > MOST_SOCKETS {
-        problems.push((MOST_SOCKETS, SettingError::TooManySockets { count: listen.len() }));
-    }
-    problems
 }
 
 /// Whether a name can be a segment of an identity's path; SPIFFE-ID section 2.2.
@@ -446,7 +430,12 @@ impl Default for LedgerSettings {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { feed: FeedLimits::default(), sds: SdsLimits::default(), drain: Duration::from_secs(10) }
+        Self {
+            feed: FeedLimits::default(),
+            sds: SdsLimits::default(),
+            tls: TlsLimits::default(),
+            drain: Duration::from_secs(10),
+        }
     }
 }
 
