@@ -22,9 +22,8 @@ mod template;
 pub use authorise::{NEAREST, NearMiss, Refusal, Wanted};
 pub use explain::{Explanation, Verdict};
 pub use grant::{Grant, Renewal};
-pub use parse::{LARGEST_POLICY, MOST_RULES, REATTEST_AFTER, Surroundings};
 pub use own::OWN_PATH;
-pub use parse::{LARGEST_POLICY, MOST_RULES, Surroundings};
+pub use parse::{LARGEST_POLICY, MOST_RULES, REATTEST_AFTER, Surroundings};
 pub use rules::{Fact, IdSet, Match, NO_ID, OVERFLOW_ID, Rule, Unmet};
 pub use starter::starter;
 

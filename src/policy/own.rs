@@ -45,6 +45,7 @@ pub(super) fn grant(policy: &Policy, wanted: &Wanted) -> Result<Grant, Refusal> 
         key: KeyAlgorithm::P256,
         mesh: Mesh::Envoy,
         renewal: Renewal { fraction: 0.5, jitter: 0.05 },
+        reattest_after: None,
         rule: RULE.into(),
         policy_hash: Arc::clone(&policy.hash),
     }))
