@@ -9,6 +9,7 @@ pub mod addresses;
 pub mod backend;
 pub mod directory;
 pub mod notify;
+mod own;
 pub mod projection;
 mod snapshot;
 pub mod sockets;
@@ -24,12 +25,12 @@ use tonic_health::server::HealthReporter;
 use tracing::{error, info, warn};
 
 use crate::api::http::{self, HttpLimits};
-use crate::api::{admin, sds};
+use crate::api::{admin, sds, tls};
 use crate::config::Settings;
 use crate::feed::Feed;
 use crate::rotation;
 
-use addresses::{Addresses, AddressesFile, SdsAddress};
+use addresses::{Addresses, AddressesFile, SdsAddress, SdsTcpAddress};
 use backend::{AppBackend, AppLedger};
 use state::State;
 use summary::summary;
@@ -43,6 +44,7 @@ pub struct Bound {
     settings: Settings,
     feed: Feed,
     sds: Vec<(String, UnixListener)>,
+    ports: Vec<(String, TcpListener)>,
     admin: UnixListener,
     http: Option<TcpListener>,
     addresses: Addresses,
@@ -62,7 +64,9 @@ pub async fn build(settings: Settings) -> Result<Bound, AppError> {
     let state = State::open(&settings).await?;
     let built = bind(&settings, &state).await;
     match built {
-        Ok((feed, sds, admin, http, addresses)) => Ok(Bound { state, settings, feed, sds, admin, http, addresses }),
+        Ok((feed, sds, ports, admin, http, addresses)) => {
+            Ok(Bound { state, settings, feed, sds, ports, admin, http, addresses })
+        }
         Err(failure) => {
             state.close(settings.limits.drain).await;
             Err(failure)
@@ -70,13 +74,21 @@ pub async fn build(settings: Settings) -> Result<Bound, AppError> {
     }
 }
 
-type Listeners = (Feed, Vec<(String, UnixListener)>, UnixListener, Option<TcpListener>, Addresses);
+type Listeners =
+    (Feed, Vec<(String, UnixListener)>, Vec<(String, TcpListener)>, UnixListener, Option<TcpListener>, Addresses);
 
 async fn bind(settings: &Settings, state: &State) -> Result<Listeners, AppError> {
     let feed = state.feed(settings);
     let mut sds = Vec::new();
     for socket in &settings.sds.listen {
         sds.push((socket.name.clone(), sockets::unix(socket.path.as_path(), socket.mode)?));
+    }
+    let (mut ports, mut sds_tcp) = (Vec::new(), Vec::new());
+    for port in &settings.sds.tcp {
+        let listener = sockets::tcp(port.address).await?;
+        let address = listener.local_addr().unwrap_or(port.address);
+        sds_tcp.push(SdsTcpAddress { name: port.name.clone(), address });
+        ports.push((port.name.clone(), listener));
     }
     let admin = sockets::unix(settings.admin.as_path(), 0o600)?;
     let http = match &settings.http {
@@ -96,8 +108,9 @@ async fn bind(settings: &Settings, state: &State) -> Result<Listeners, AppError>
             .iter()
             .map(|socket| SdsAddress { name: socket.name.clone(), path: socket.path.as_path().to_owned() })
             .collect(),
+        sds_tcp,
     };
-    Ok((feed, sds, admin, http, addresses))
+    Ok((feed, sds, ports, admin, http, addresses))
 }
 
 impl Bound {
@@ -118,7 +131,7 @@ impl Bound {
     /// # Errors
     /// When a listener or the ledger could not be served or closed.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), AppError> {
-        let Self { mut state, settings, feed, sds, admin, http, addresses } = self;
+        let Self { mut state, settings, feed, sds, ports, admin, http, addresses } = self;
         let stopping = state.tasks.stopping();
         let health = HealthReporter::new();
         let backend = Arc::new(AppBackend::new(&state, feed.clone(), &settings, &addresses));
@@ -131,6 +144,13 @@ impl Bound {
         };
         for (name, listener) in sds {
             sds::serve(listener, &name, context.clone());
+        }
+        if !ports.is_empty() {
+            let acceptor = own::Tls::new(&state, &settings).start(&state).await;
+            for (name, listener) in ports {
+                let callers = tls::incoming(listener, &name, acceptor.clone());
+                sds::serve_callers(callers, &name, context.clone());
+            }
         }
         let service = admin::AdminService::new(admin::Sources::new(
             backend,

@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use super::{LONGEST_SOCKET_NAME, MOST_SOCKETS, SettingError, SocketPath, is_socket_name};
+use super::{MOST_SOCKETS, SettingError, SocketPath, is_socket_name};
 use crate::feed::SdsNames;
 use crate::identity::LONGEST_ID;
 use crate::policy::ADMIN_SOCKET;
@@ -170,4 +170,3 @@ pub(super) fn port_problems(ports: &[SdsPort]) -> Vec<(usize, SettingError)> {
     }
     problems
 }
-

@@ -231,7 +231,9 @@ pub enum SettingError {
     )]
     NoSocket,
     /// An address where a path belongs.
-    #[error("an address, but this is for a path such as /run/chancery/{name}.sock: write address = \"…\" for TCP")]
+    #[error(
+        "an address, but this is for a path such as /run/chancery/{name}.sock: TCP is for address (--sds-tcp with up)"
+    )]
     SocketAddress {
         /// The socket's name.
         name: String,
@@ -355,8 +357,7 @@ impl Settings {
             let path = path_of("--sds-socket", path, name);
             listen.extend(path.map(|path| SdsSocket { name: name.clone(), path, mode: DEFAULT_MODE }));
         }
-        let tcp: Vec<SdsPort> =
-            options.ports.into_iter().map(|(name, address)| SdsPort { name, address }).collect();
+        let tcp: Vec<SdsPort> = options.ports.into_iter().map(|(name, address)| SdsPort { name, address }).collect();
         for (index, problem) in port_problems(&tcp) {
             let port = tcp.get(index).map(|port| format!("{}={}", port.name, port.address));
             note(format!("--sds-tcp {}", port.unwrap_or_default()), problem);

@@ -8,14 +8,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{
-    AuthoritySettings, CaSettings, DAY, DEFAULT_MODE, HttpSettings, LedgerSettings, Limits, LogFormat, LogLevel,
-    LogSettings, MIB, SdsSettings, SdsSocket, SealingKey, SettingError, Settings, SocketPath, is_loopback,
-    socket_problems,
+    AuthoritySettings, CaSettings, DAY, HttpSettings, LedgerSettings, Limits, LogFormat, LogLevel, LogSettings, MIB,
+    SealingKey, SettingError, Settings, SocketPath, is_loopback, listen,
 };
 use crate::api::sds::SdsLimits;
 use crate::api::tls::TlsLimits;
-use crate::feed::{FeedLimits, SdsNames};
-use crate::identity::{LONGEST_ID, TrustDomain};
+use crate::feed::FeedLimits;
+use crate::identity::TrustDomain;
 use crate::policy::ADMIN_SOCKET;
 use crate::toml_reader::{Document, Mistakes, Table, render_span};
 use crate::x509::profile::{AuthorityProfile, Profiles};
