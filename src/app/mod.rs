@@ -20,6 +20,7 @@ mod web;
 use std::path::Path;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use tokio::net::{TcpListener, UnixListener};
 use tonic_health::server::HealthReporter;
 use tracing::{error, info, warn};
@@ -78,7 +79,7 @@ type Listeners =
     (Feed, Vec<(String, UnixListener)>, Vec<(String, TcpListener)>, UnixListener, Option<TcpListener>, Addresses);
 
 async fn bind(settings: &Settings, state: &State) -> Result<Listeners, AppError> {
-    let feed = state.feed(settings);
+    let feed = state.feed(settings).await;
     let mut sds = Vec::new();
     for socket in &settings.sds.listen {
         sds.push((socket.name.clone(), sockets::unix(socket.path.as_path(), socket.mode)?));
@@ -90,7 +91,7 @@ async fn bind(settings: &Settings, state: &State) -> Result<Listeners, AppError>
         sds_tcp.push(SdsTcpAddress { name: port.name.clone(), address });
         ports.push((port.name.clone(), listener));
     }
-    let admin = sockets::unix(settings.admin.as_path(), 0o600)?;
+    let admin = sockets::unix(settings.admin.path.as_path(), settings.admin.mode)?;
     let http = match &settings.http {
         Some(http) => Some(sockets::tcp(http.listen).await?),
         None => None,
@@ -101,7 +102,7 @@ async fn bind(settings: &Settings, state: &State) -> Result<Listeners, AppError>
         pid: std::process::id(),
         trust_domain: settings.trust_domain.clone(),
         http: local,
-        admin: settings.admin.as_path().to_owned(),
+        admin: settings.admin.path.as_path().to_owned(),
         sds: settings
             .sds
             .listen
@@ -133,34 +134,22 @@ impl Bound {
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), AppError> {
         let Self { mut state, settings, feed, sds, ports, admin, http, addresses } = self;
         let stopping = state.tasks.stopping();
-        let health = HealthReporter::new();
+        let mut health = HealthReporter::new();
         let backend = Arc::new(AppBackend::new(&state, feed.clone(), &settings, &addresses));
 
-        let context = sds::SdsContext {
-            feed: feed.clone(),
-            tasks: state.tasks.clone(),
-            limits: Arc::new(settings.limits.sds.clone()),
-            health: health.clone(),
-        };
-        for (name, listener) in sds {
-            sds::serve(listener, &name, context.clone());
-        }
-        if !ports.is_empty() {
-            let acceptor = own::Tls::new(&state, &settings).start(&state).await;
-            for (name, listener) in ports {
-                let callers = tls::incoming(listener, &name, acceptor.clone());
-                sds::serve_callers(callers, &name, context.clone());
-            }
-        }
-        let service = admin::AdminService::new(admin::Sources::new(
+        serve_sds(&state, &settings, (&feed, &health), sds, ports).await;
+        let service = admin::AdminService::new(admin::Sources {
             backend,
-            Arc::new(AppLedger::new(&state)),
-            Arc::clone(&state.store),
-            state.clock.clone(),
-            state.entropy.clone(),
-            state.recorder.clone(),
-        ));
-        let serving = admin::serve(admin, service, stopping.clone());
+            ledger: Arc::new(AppLedger::new(&state)),
+            index: Arc::clone(&state.store),
+            clock: state.clock.clone(),
+            entropy: state.entropy.clone(),
+            recorder: state.recorder.clone(),
+            operators: Arc::new(ArcSwap::from_pointee(settings.admin.operators.clone())),
+            own_uid: nix::unistd::geteuid().as_raw(),
+            stopping: stopping.clone(),
+        });
+        let serving = admin::serve(admin, service, health.clone(), stopping.clone());
         state.tasks.spawn("admin", async move {
             if let Err(failure) = serving.await {
                 error!(error = %failure, "the admin socket is not served any more");
@@ -173,7 +162,7 @@ impl Bound {
         if let Some(keeper) = state.keeper.take() {
             state.tasks.spawn("rotation.authorities", rotation::authorities(keeper, clock(), stopping.clone()));
         }
-        state.tasks.spawn("app.bundle", state.publish_bundles(feed.clone()));
+        state.tasks.spawn("revocation.lists", state.revoker.clone().keep(stopping.clone()));
         let refusals = rotation::refusals(state.street.clone(), clock(), stopping.clone());
         state.tasks.spawn("rotation.refusals", refusals);
         let file = AddressesFile::write(state.directory.path(), &addresses)?;
@@ -191,12 +180,42 @@ impl Bound {
         info!("stopping");
         notify::stopping();
         drop(file);
+        // Whoever watches health is told, and its stream ends: it would take the whole drain otherwise.
+        health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+        health.clear_service_status("").await;
         for socket in &settings.sds.listen {
             remove_socket(socket.path.as_path());
         }
-        remove_socket(settings.admin.as_path());
+        remove_socket(settings.admin.path.as_path());
         state.close(settings.limits.drain).await;
         Ok(())
+    }
+}
+
+/// Serves SDS on every Unix socket and TCP port. The server gets its own certificate only where there is a port.
+async fn serve_sds(
+    state: &State,
+    settings: &Settings,
+    (feed, health): (&Feed, &HealthReporter),
+    sockets: Vec<(String, UnixListener)>,
+    ports: Vec<(String, TcpListener)>,
+) {
+    let context = sds::SdsContext {
+        feed: feed.clone(),
+        tasks: state.tasks.clone(),
+        limits: Arc::new(settings.limits.sds.clone()),
+        health: health.clone(),
+    };
+    for (name, listener) in sockets {
+        sds::serve(listener, &name, context.clone());
+    }
+    if ports.is_empty() {
+        return;
+    }
+    let acceptor = own::Tls::new(state, settings).start(state).await;
+    for (name, listener) in ports {
+        let callers = tls::incoming(listener, &name, acceptor.clone());
+        sds::serve_callers(callers, &name, context.clone());
     }
 }
 

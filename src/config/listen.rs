@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use super::{MOST_SOCKETS, SettingError, SocketPath, is_socket_name};
+use super::{LONGEST_SOCKET_NAME, MOST_SOCKETS, SettingError, SocketPath};
 use crate::feed::SdsNames;
 use crate::identity::LONGEST_ID;
 use crate::policy::ADMIN_SOCKET;
@@ -94,7 +94,7 @@ pub(super) fn sds(table: &Table<'_, '_>, base: &Path, admin: Option<&SocketPath>
 }
 
 /// Octal permission bits that let somebody connect (which needs the right to write; unix(7)).
-fn parse_mode(text: &str) -> Result<u32, SettingError> {
+pub(super) fn parse_mode(text: &str) -> Result<u32, SettingError> {
     let mode = u32::from_str_radix(text, 8).map_err(|_| SettingError::Mode)?;
     if mode <= 0o777 && mode & 0o600 == 0o600 { Ok(mode) } else { Err(SettingError::Mode) }
 }
@@ -169,4 +169,10 @@ pub(super) fn port_problems(ports: &[SdsPort]) -> Vec<(usize, SettingError)> {
         problems.push((MOST_SOCKETS, SettingError::TooManySockets { count: ports.len() }));
     }
     problems
+}
+
+/// Whether a name can be a segment of an identity's path; SPIFFE-ID section 2.2.
+pub(super) fn is_socket_name(name: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    name.len() <= LONGEST_SOCKET_NAME && name.chars().all(fits) && !name.chars().all(|c| c == '.')
 }

@@ -12,9 +12,12 @@ use std::time::Duration;
 pub mod files;
 mod keys;
 mod listen;
+mod mistake;
+mod operators;
 mod read;
 pub mod reference;
 
+use crate::api::admin::Operators;
 use crate::api::sds::SdsLimits;
 use crate::api::tls::TlsLimits;
 use crate::feed::{FeedLimits, SdsNames};
@@ -24,8 +27,9 @@ use crate::toml_reader::{Mistake, Mistakes};
 use crate::x509::KeyAlgorithm;
 
 pub use keys::{KEYS, Key, Presence};
-use listen::{DEFAULT_MODE, port_problems, socket_problems};
+use listen::{DEFAULT_MODE, is_socket_name, port_problems, socket_problems};
 pub use listen::{SdsPort, SdsSettings, SdsSocket};
+pub use mistake::SettingError;
 
 /// The longest path of a Unix socket in bytes: `sun_path` has 108 with the closing zero; unix(7).
 pub const LONGEST_SOCKET_PATH: usize = 107;
@@ -35,6 +39,9 @@ pub const LONGEST_SOCKET_NAME: usize = 64;
 
 /// The most SDS sockets of a server.
 pub const MOST_SOCKETS: usize = 256;
+
+/// The most grants to operators.
+pub const MOST_OPERATORS: usize = 1_024;
 
 /// The name of the SDS socket that `up` opens without being asked.
 pub const FIRST_SOCKET: &str = "sds";
@@ -54,8 +61,8 @@ pub struct Settings {
     pub sds: SdsSettings,
     /// HTTP; `None` when it is off.
     pub http: Option<HttpSettings>,
-    /// The admin socket.
-    pub admin: SocketPath,
+    /// The admin API.
+    pub admin: AdminSettings,
     /// The authorities.
     pub ca: CaSettings,
     /// The ledger.
@@ -64,6 +71,27 @@ pub struct Settings {
     pub limits: Limits,
     /// The log for operators.
     pub log: LogSettings,
+}
+
+/// Where the admin API listens, and who may use it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminSettings {
+    /// Its socket.
+    pub path: SocketPath,
+    /// The socket's permission bits.
+    pub mode: u32,
+    /// Its TCP address, with mutual TLS; `None` when there is none.
+    pub listen: Option<SocketAddr>,
+    /// Who has a role, beside root and the server's own user.
+    pub operators: Operators,
+}
+
+impl AdminSettings {
+    /// A socket for root and the server's own user.
+    #[must_use]
+    pub fn private(path: SocketPath) -> Self {
+        Self { path, mode: ADMIN_MODE, listen: None, operators: Operators::default() }
+    }
 }
 
 /// Where the sealing key is, when it does not lie beside the keys.
@@ -186,111 +214,6 @@ impl LogLevel {
     }
 }
 
-/// What is wrong with a setting, wherever it was written. Each says what to write instead.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SettingError {
-    /// A socket's path does not fit its address.
-    #[error(
-        "{length} bytes, but a Unix socket's path has at most {LONGEST_SOCKET_PATH}: choose a shorter one, such as /run/chancery/{name}.sock"
-    )]
-    SocketPathTooLong {
-        /// Bytes of the path.
-        length: usize,
-        /// The socket's name.
-        name: String,
-    },
-    /// A path that is empty or holds a zero byte.
-    #[error("not a path: write one such as /run/chancery/{name}.sock")]
-    NoPath {
-        /// The socket's name.
-        name: String,
-    },
-    /// A socket name that would not fit an identity.
-    #[error(
-        "a socket's name has 1 to {LONGEST_SOCKET_NAME} letters, digits, dots, dashes and underscores, and is not only dots"
-    )]
-    SocketName,
-    /// The admin socket's name.
-    #[error("\"{ADMIN_SOCKET}\" is the admin socket's own name: choose another")]
-    ReservedName,
-    /// Two sockets of one name.
-    #[error("another socket has this name: rules match sockets by name, so each needs its own")]
-    DuplicateName,
-    /// Two sockets of one path.
-    #[error("another socket has this path: write one for each")]
-    DuplicatePath,
-    /// More sockets than a server opens.
-    #[error("{count} sockets, but a server opens at most {MOST_SOCKETS}")]
-    TooManySockets {
-        /// How many.
-        count: usize,
-    },
-    /// No socket at all.
-    #[error(
-        "nobody could fetch a certificate: write [[sds.listen]] with name = \"sds\" and path = \"/run/chancery/sds.sock\""
-    )]
-    NoSocket,
-    /// An address where a path belongs.
-    #[error(
-        "an address, but this is for a path such as /run/chancery/{name}.sock: TCP is for address (--sds-tcp with up)"
-    )]
-    SocketAddress {
-        /// The socket's name.
-        name: String,
-    },
-    /// Neither path nor address.
-    #[error(
-        "no place to listen: write path = \"/run/chancery/sds.sock\", or address = \"0.0.0.0:8443\" for TCP with mutual TLS"
-    )]
-    NoPlace,
-    /// Permission bits of what has none.
-    #[error("permission bits are for a Unix socket: write path as well, or leave mode out")]
-    ModeWithoutPath,
-    /// Two ports of one address.
-    #[error("another port has this address: write one for each")]
-    DuplicateAddress,
-    /// Permission bits that are no octal number, or that let nobody in.
-    #[error(
-        "not the permission bits of a socket: write \"0660\" (owner and group) or \"0666\" (everybody; rules decide who gets what)"
-    )]
-    Mode,
-    /// No address.
-    #[error("not an address and port: write \"127.0.0.1:8080\", or port 0 for a free one")]
-    Address,
-    /// An address that other machines reach.
-    #[error(
-        "other machines would reach it without TLS, and could be given another bundle on the way: listen on 127.0.0.1, or set http.beyond_loopback = true"
-    )]
-    BeyondLoopback,
-    /// An empty name of a secret.
-    #[error("a secret's name is not empty and has at most 2048 bytes")]
-    SecretName,
-    /// Two secrets of one name.
-    #[error("another secret has this name: a client could get only one of them")]
-    DuplicateSecret,
-    /// An issuing CA that would outlive half of the root.
-    #[error(
-        "an issuing CA must live at most half as long as the root ({root}), which has to outlive two of them: shorten it"
-    )]
-    IssuingTooLong {
-        /// The root's lifetime.
-        root: String,
-    },
-    /// A credential's name that is no file name.
-    #[error(
-        "not a credential's name: write \"credential:sealing.key\", as in the unit's LoadCredential=sealing.key:FILE"
-    )]
-    CredentialName,
-    /// A credential outside of systemd.
-    #[error(
-        "keys.sealing_key is a credential of systemd, but $CREDENTIALS_DIRECTORY is not set: start the service by systemd with LoadCredential=, or write the path of a file"
-    )]
-    NoCredentials,
-    /// First and longest wait the wrong way round.
-    #[error("longer than limits.renewal_retry_longest: make it shorter")]
-    RetriesReversed,
-}
-
 impl SocketPath {
     /// A path for the socket called `name`.
     ///
@@ -377,7 +300,7 @@ impl Settings {
                 trust_domain: options.trust_domain,
                 sds: SdsSettings { listen, tcp, names: SdsNames::default() },
                 http: options.http.map(|listen| HttpSettings { listen }),
-                admin,
+                admin: AdminSettings::private(admin),
                 ca: CaSettings::default(),
                 ledger: LedgerSettings::default(),
                 limits: Limits::default(),
@@ -402,11 +325,8 @@ impl Settings {
     }
 }
 
-/// Whether a name can be a segment of an identity's path; SPIFFE-ID section 2.2.
-fn is_socket_name(name: &str) -> bool {
-    let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    name.len() <= LONGEST_SOCKET_NAME && name.chars().all(fits) && !name.chars().all(|c| c == '.')
-}
+/// The permission bits of the admin socket where nothing else is said.
+const ADMIN_MODE: u32 = 0o600;
 
 /// Whether only this machine reaches an address.
 fn is_loopback(address: IpAddr) -> bool {

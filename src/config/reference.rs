@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::keys::{KEYS, Key, LISTS, Presence, TABLES};
+use super::keys::{EXAMPLES, KEYS, Key, LISTS, Presence, TABLES};
 
 /// The columns of the default file's comments.
 const WIDTH: usize = 100;
@@ -65,6 +65,10 @@ pub fn default_file() -> String {
         }
         file.push('\n');
         comment(&mut file, about);
+        if EXAMPLES.contains(&table) {
+            example(&mut file, table, &keys);
+            continue;
+        }
         if !table.is_empty() {
             let _ = writeln!(file, "{}", heading(table));
         }
@@ -82,6 +86,17 @@ pub fn default_file() -> String {
         }
     }
     file
+}
+
+/// An entry of a list that is empty by default, as a comment from its heading on.
+fn example(file: &mut String, table: &str, keys: &[&Key]) {
+    let _ = writeln!(file, "# {}", heading(table));
+    for key in keys {
+        file.push('\n');
+        comment(file, key.text);
+        comment(file, &format!("When wrong: {}", key.when_wrong));
+        let _ = writeln!(file, "# {} = {}", key.name, key.value());
+    }
 }
 
 fn heading(table: &str) -> String {

@@ -21,6 +21,7 @@ mod template;
 
 pub use authorise::{NEAREST, NearMiss, Refusal, Wanted};
 pub use explain::{Explanation, Verdict};
+pub use facts::ClientPattern;
 pub use grant::{Grant, Renewal};
 pub use own::OWN_PATH;
 pub use parse::{LARGEST_POLICY, MOST_RULES, REATTEST_AFTER, Surroundings};
