@@ -10,6 +10,7 @@ pub mod backend;
 pub mod directory;
 pub mod notify;
 pub mod projection;
+pub mod reload;
 mod snapshot;
 pub mod sockets;
 mod state;
@@ -31,6 +32,7 @@ use crate::rotation;
 
 use addresses::{Addresses, AddressesFile, SdsAddress};
 use backend::{AppBackend, AppLedger};
+use reload::{Configuration, Reloader};
 use state::State;
 use summary::summary;
 use web::Web;
@@ -46,6 +48,7 @@ pub struct Bound {
     admin: UnixListener,
     http: Option<TcpListener>,
     addresses: Addresses,
+    configuration: Option<Configuration>,
 }
 
 impl std::fmt::Debug for Bound {
@@ -62,7 +65,9 @@ pub async fn build(settings: Settings) -> Result<Bound, AppError> {
     let state = State::open(&settings).await?;
     let built = bind(&settings, &state).await;
     match built {
-        Ok((feed, sds, admin, http, addresses)) => Ok(Bound { state, settings, feed, sds, admin, http, addresses }),
+        Ok((feed, sds, admin, http, addresses)) => {
+            Ok(Bound { state, settings, feed, sds, admin, http, addresses, configuration: None })
+        }
         Err(failure) => {
             state.close(settings.limits.drain).await;
             Err(failure)
@@ -107,6 +112,12 @@ impl Bound {
         &self.addresses
     }
 
+    /// Has the configuration file read again whenever it changes.
+    #[must_use]
+    pub fn read_from(self, configuration: Option<Configuration>) -> Self {
+        Self { configuration, ..self }
+    }
+
     /// What `up` tells its operator; `None` without an active authority, which a server that was built has.
     #[must_use]
     pub fn summary(&self) -> Option<crate::cli::up::UpSummary> {
@@ -118,10 +129,11 @@ impl Bound {
     /// # Errors
     /// When a listener or the ledger could not be served or closed.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), AppError> {
-        let Self { mut state, settings, feed, sds, admin, http, addresses } = self;
+        let Self { mut state, settings, feed, sds, admin, http, addresses, configuration } = self;
         let stopping = state.tasks.stopping();
         let health = HealthReporter::new();
-        let backend = Arc::new(AppBackend::new(&state, feed.clone(), &settings, &addresses));
+        let reloader = Reloader::new(&state, &settings, configuration);
+        let backend = Arc::new(AppBackend::new(&state, feed.clone(), &settings, &addresses, reloader.clone()));
 
         let context = sds::SdsContext {
             feed: feed.clone(),
@@ -151,11 +163,15 @@ impl Bound {
         }
         let clock = || state.clock.clone();
         if let Some(keeper) = state.keeper.take() {
-            state.tasks.spawn("rotation.authorities", rotation::authorities(keeper, clock(), stopping.clone()));
+            state.tasks.spawn(
+                "rotation.authorities",
+                rotation::authorities(keeper, state.street.clone(), clock(), stopping.clone()),
+            );
         }
         state.tasks.spawn("app.bundle", state.publish_bundles(feed.clone()));
         let refusals = rotation::refusals(state.street.clone(), clock(), stopping.clone());
         state.tasks.spawn("rotation.refusals", refusals);
+        state.tasks.spawn("app.reload", reloader.watch(stopping.clone()));
         let file = AddressesFile::write(state.directory.path(), &addresses)?;
         info!(trust_domain = %settings.trust_domain, "ready");
         notify::ready(&format!("serving {}", settings.trust_domain));

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 pub mod files;
 mod keys;
+pub mod live;
 mod read;
 pub mod reference;
 
