@@ -21,6 +21,16 @@ fn main() -> Result<(), Failure> {
         .type_attribute(".chancery.admin.v1", "#[derive(serde::Serialize, serde::Deserialize)]")
         .include_file("protos.rs")
         .compile_fds(descriptors)?;
+    describe_admin(root, &files)
+}
+
+/// What the admin API's reflection serves: its own descriptors and nothing of Envoy's.
+fn describe_admin(root: &Path, files: &[PathBuf]) -> Result<(), Failure> {
+    let own = files.iter().filter(|path| path.starts_with("proto/chancery/admin"));
+    let mut compiler = protox::Compiler::new([root])?;
+    compiler.include_imports(true).include_source_info(false).open_files(own)?;
+    let out = std::env::var_os("OUT_DIR").ok_or("cargo names no OUT_DIR")?;
+    std::fs::write(Path::new(&out).join("admin.fds"), compiler.encode_file_descriptor_set())?;
     Ok(())
 }
 

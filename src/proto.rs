@@ -19,3 +19,6 @@
 )]
 
 include!(concat!(env!("OUT_DIR"), "/protos.rs"));
+
+/// The descriptors of the admin API, for gRPC reflection.
+pub const ADMIN_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/admin.fds"));

@@ -7,10 +7,12 @@
 
 pub mod addresses;
 pub mod backend;
+mod change;
 pub mod directory;
 pub mod notify;
 pub mod projection;
 pub mod reload;
+mod replace;
 mod snapshot;
 pub mod sockets;
 mod state;
@@ -20,6 +22,7 @@ mod web;
 use std::path::Path;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use tokio::net::{TcpListener, UnixListener};
 use tonic_health::server::HealthReporter;
 use tracing::{error, info, warn};
@@ -32,7 +35,8 @@ use crate::rotation;
 
 use addresses::{Addresses, AddressesFile, SdsAddress};
 use backend::{AppBackend, AppLedger};
-use reload::{Configuration, Reloader};
+use change::AppChanges;
+use reload::{Configuration, Live, Reloader};
 use state::State;
 use summary::summary;
 use web::Web;
@@ -83,7 +87,7 @@ async fn bind(settings: &Settings, state: &State) -> Result<Listeners, AppError>
     for socket in &settings.sds.listen {
         sds.push((socket.name.clone(), sockets::unix(socket.path.as_path(), socket.mode)?));
     }
-    let admin = sockets::unix(settings.admin.as_path(), 0o600)?;
+    let admin = sockets::unix(settings.admin.path.as_path(), settings.admin.mode)?;
     let http = match &settings.http {
         Some(http) => Some(sockets::tcp(http.listen).await?),
         None => None,
@@ -94,7 +98,7 @@ async fn bind(settings: &Settings, state: &State) -> Result<Listeners, AppError>
         pid: std::process::id(),
         trust_domain: settings.trust_domain.clone(),
         http: local,
-        admin: settings.admin.as_path().to_owned(),
+        admin: settings.admin.path.as_path().to_owned(),
         sds: settings
             .sds
             .listen
@@ -131,8 +135,10 @@ impl Bound {
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), AppError> {
         let Self { mut state, settings, feed, sds, admin, http, addresses, configuration } = self;
         let stopping = state.tasks.stopping();
-        let health = HealthReporter::new();
-        let reloader = Reloader::new(&state, &settings, configuration);
+        let mut health = HealthReporter::new();
+        let operators = Arc::new(ArcSwap::from_pointee(settings.admin.operators.clone()));
+        let live = Live { operators: Arc::clone(&operators) };
+        let reloader = Reloader::new(&state, &settings, configuration, live);
         let backend = Arc::new(AppBackend::new(&state, feed.clone(), &settings, &addresses, reloader.clone()));
 
         let context = sds::SdsContext {
@@ -144,15 +150,19 @@ impl Bound {
         for (name, listener) in sds {
             sds::serve(listener, &name, context.clone());
         }
-        let service = admin::AdminService::new(admin::Sources::new(
+        let service = admin::AdminService::new(admin::Sources {
             backend,
-            Arc::new(AppLedger::new(&state)),
-            Arc::clone(&state.store),
-            state.clock.clone(),
-            state.entropy.clone(),
-            state.recorder.clone(),
-        ));
-        let serving = admin::serve(admin, service, stopping.clone());
+            ledger: Arc::new(AppLedger::new(&state)),
+            index: Arc::clone(&state.store),
+            clock: state.clock.clone(),
+            entropy: state.entropy.clone(),
+            recorder: state.recorder.clone(),
+            operators,
+            changes: Arc::new(AppChanges::new(&state, reloader.clone())),
+            own_uid: nix::unistd::geteuid().as_raw(),
+            stopping: stopping.clone(),
+        });
+        let serving = admin::serve(admin, service, health.clone(), stopping.clone());
         state.tasks.spawn("admin", async move {
             if let Err(failure) = serving.await {
                 error!(error = %failure, "the admin socket is not served any more");
@@ -187,10 +197,13 @@ impl Bound {
         info!("stopping");
         notify::stopping();
         drop(file);
+        // Whoever watches health is told, and its stream ends: it would take the whole drain otherwise.
+        health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+        health.clear_service_status("").await;
         for socket in &settings.sds.listen {
             remove_socket(socket.path.as_path());
         }
-        remove_socket(settings.admin.as_path());
+        remove_socket(settings.admin.path.as_path());
         state.close(settings.limits.drain).await;
         Ok(())
     }

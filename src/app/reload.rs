@@ -5,16 +5,19 @@
 //! is durable in the ledger before it decides anything; one content is refused on record once; and a change of a file
 //! never revokes. A file that is being written is left alone until it looks the same twice, [`LOOK_EVERY`] apart.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::notify;
 use super::state::{State, fingerprint};
+use crate::api::admin::Operators;
 use crate::audit::event::{Action, Change, Event, Outcome, Recorder};
 use crate::audit::ledger::{Ledger, LedgerError, Position};
 use crate::ca::issue::Street;
@@ -39,15 +42,15 @@ pub(super) type Content = Result<String, String>;
 /// Who or what wants a change.
 #[derive(Debug, Clone)]
 pub(super) struct By {
-    /// `file`, `signal` or `operator`: the reason on record.
-    pub(super) cause: &'static str,
+    /// `file`, `signal`, `operator` or the operator's own words: the reason on record.
+    pub(super) cause: Cow<'static, str>,
     /// The operator's act, whose actor and source every record of it carries.
     pub(super) act: Option<Event>,
 }
 
 impl By {
-    const FILE: Self = Self { cause: "file", act: None };
-    const SIGNAL: Self = Self { cause: "signal", act: None };
+    const FILE: Self = Self { cause: Cow::Borrowed("file"), act: None };
+    const SIGNAL: Self = Self { cause: Cow::Borrowed("signal"), act: None };
 }
 
 /// What a reload did.
@@ -76,9 +79,17 @@ struct Inner {
     policy: PathBuf,
     issuing_lifetime: Duration,
     configuration: Option<Configuration>,
+    live: Live,
     /// One change at a time.
     turn: tokio::sync::Mutex<Turn>,
     told: Mutex<Told>,
+}
+
+/// What is told of settings that change while the server runs.
+#[derive(Debug, Clone)]
+pub(super) struct Live {
+    /// Who has which role.
+    pub(super) operators: Arc<ArcSwap<Operators>>,
 }
 
 /// The file that a server was started with, and what it said then.
@@ -149,7 +160,7 @@ enum Verdict {
 }
 
 impl Reloader {
-    pub(super) fn new(state: &State, settings: &Settings, configuration: Option<Configuration>) -> Self {
+    pub(super) fn new(state: &State, settings: &Settings, configuration: Option<Configuration>, live: Live) -> Self {
         let judged = |text: &str| Looks { last: None, judged: Some(Ok(text.to_owned())) };
         let turn = Turn {
             policy: judged(state.street.policy().text()),
@@ -167,6 +178,7 @@ impl Reloader {
             policy: settings.policy.clone(),
             issuing_lifetime: settings.ca.issuing.lifetime,
             configuration,
+            live,
             turn: tokio::sync::Mutex::new(turn),
             told: Mutex::default(),
         }))
@@ -288,19 +300,63 @@ impl Reloader {
         let verdict = match parsed {
             Err(why) => self.refuse(What::Policy, &content, why, by, &turn.policy).await,
             Ok(policy) if policy.hash_hex() == self.0.street.policy().hash_hex() => Ok(Verdict::Unchanged),
-            Ok(policy) => self.put_in_force(policy, by).await.map(|_| Verdict::Changed),
+            Ok(policy) => {
+                let recorded = self.record_policy(&policy, by).await;
+                recorded.map(|_| {
+                    self.set_policy(policy);
+                    Verdict::Changed
+                })
+            }
         };
         self.conclude(What::Policy, content, verdict, turn)
     }
 
-    /// Records a policy that was parsed by [`Self::parse`], and lets it decide from then on.
-    pub(super) async fn put_in_force(&self, policy: Policy, by: &By) -> Result<Position, LedgerError> {
+    /// Holds off every other change while it is kept.
+    pub(super) async fn turn(&self) -> tokio::sync::MutexGuard<'_, Turn> {
+        self.0.turn.lock().await
+    }
+
+    /// What somebody wrote into the policy file that is not in force, as a refusal to write over it.
+    pub(super) async fn pending_edit(&self) -> Option<String> {
+        if !self.0.policy.exists() {
+            return None;
+        }
+        let text = self.read_policy().await;
+        let in_force = self.0.street.policy();
+        (text.as_deref().ok() != Some(&**in_force.text())).then(|| {
+            let path = self.0.policy.display();
+            format!(
+                "{path} holds another text than the policy in force, and that would be lost: make it right (chancery policy check {path}) or move it away"
+            )
+        })
+    }
+
+    /// Records a policy that was parsed by [`Self::parse`]; it may decide from then on.
+    pub(super) async fn record_policy(&self, policy: &Policy, by: &By) -> Result<Position, LedgerError> {
         let before = self.0.street.policy().hash_hex().to_owned();
         let after = policy.hash_hex().to_owned();
-        let position = self.record(What::Policy, Outcome::Success, by, (Some(before), Some(after))).await?;
-        info!(hash = policy.hash_hex(), rules = policy.rules().len(), by = by.cause, "another policy is in force");
+        self.record(What::Policy, Outcome::Success, by, (Some(before), Some(after))).await
+    }
+
+    /// Records that what was recorded last did not come to pass.
+    pub(super) async fn record_failure(&self, by: &By, why: &str) {
+        let mut event = self.event(What::Policy, Outcome::Failure, by, (None, None));
+        event.reason = Some(why.chars().take(LONGEST_REASON).collect());
+        if let Err(failure) = self.0.ledger.append(event).await {
+            error!(error = %failure, "a failure could not be recorded");
+        }
+    }
+
+    fn set_policy(&self, policy: Policy) {
+        info!(hash = policy.hash_hex(), rules = policy.rules().len(), "another policy is in force");
         self.0.street.set_policy(Arc::new(policy));
-        Ok(position)
+    }
+
+    /// Lets a recorded policy decide whose text is in the file by now.
+    pub(super) fn applied(&self, policy: Policy, text: String, turn: &mut Turn) {
+        self.set_policy(policy);
+        turn.policy.judged = Some(Ok(text));
+        self.told().policy = None;
     }
 
     async fn judge_configuration(&self, content: Content, by: &By, turn: &mut Turn) -> Verdict {
@@ -335,7 +391,8 @@ impl Reloader {
         let hashes = (Some(fingerprint(&turn.in_force)), Some(fingerprint(&settings)));
         self.record(What::Configuration, Outcome::Success, by, hashes).await?;
         telemetry::set_level(settings.log.level);
-        info!(by = by.cause, "another configuration is in force");
+        self.0.live.operators.store(Arc::new(settings.admin.operators.clone()));
+        info!(by = %by.cause, "another configuration is in force");
         turn.in_force = settings;
         Ok(Verdict::Changed)
     }
@@ -352,7 +409,7 @@ impl Reloader {
         if looks.judged.as_ref() == Some(content) {
             return Ok(Verdict::Refused(why));
         }
-        warn!(by = by.cause, "the {} file was refused, the old one stays in force: {why}", what.as_str());
+        warn!(by = %by.cause, "the {} file was refused, the old one stays in force: {why}", what.as_str());
         let mut event = self.event(what, Outcome::Failure, by, (None, None));
         event.reason = Some(why.chars().take(LONGEST_REASON).collect());
         self.0.ledger.append(event).await?;
@@ -398,7 +455,7 @@ impl Reloader {
     fn event(&self, what: What, outcome: Outcome, by: &By, (before, after): Hashes) -> Event {
         let mut event = self.0.recorder.event(Action::ConfigChange, outcome, self.0.clock.now());
         event.change = Some(Change { after, before, count: None, what: what.as_str().to_owned() });
-        event.reason = Some(by.cause.to_owned());
+        event.reason = Some(by.cause.clone().into_owned());
         if let Some(act) = &by.act {
             event.actor.clone_from(&act.actor);
             event.source.clone_from(&act.source);

@@ -4,6 +4,7 @@
 //! asking; doubt is an [`AttestError`], never a caller with fewer facts, except where the fact's own documentation says
 //! so (supplementary groups). Adapters hold no state, ask no policy and never block for long.
 
+pub mod login;
 pub mod mtls;
 pub mod own;
 pub mod unix_peer;

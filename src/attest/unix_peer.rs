@@ -100,7 +100,7 @@ fn groups(fd: BorrowedFd<'_>, pid: u32) -> Vec<u32> {
 }
 
 /// A pidfd becomes readable when its process ends (pidfd_open(2)); its number is reused only after that.
-fn lives(pidfd: BorrowedFd<'_>) -> bool {
+pub(super) fn lives(pidfd: BorrowedFd<'_>) -> bool {
     let mut asked = [PollFd::new(pidfd, PollFlags::POLLIN)];
     poll(&mut asked, PollTimeout::ZERO) == Ok(0)
 }

@@ -62,16 +62,23 @@ const fn key(
 use Presence::{Default, Derived, Off, Required};
 
 /// A table that is a list: `[[sds.listen]]`.
-pub(super) const LISTS: [&str; 1] = ["sds.listen"];
+pub(super) const LISTS: [&str; 2] = ["sds.listen", "admin.operator"];
+
+/// Lists that are empty by default.
+pub(super) const EXAMPLES: [&str; 1] = ["admin.operator"];
 
 /// What a table is for, in the order of the file.
-pub(super) const TABLES: [(&str, &str); 11] = [
+pub(super) const TABLES: [(&str, &str); 12] = [
     ("", "The server as a whole."),
     ("keys", "The authorities' own keys, in `data_dir/keys`, each sealed."),
     ("sds.listen", "The Unix sockets on which proxies get certificates; at least one."),
     ("sds.names", "What clients call the secrets. A SPIFFE ID and the trust domain's name are understood besides."),
     ("http", "Bundle, ledger checkpoints and hash tiles, health, metrics. All of it is public; none of it is secret."),
-    ("admin", "The socket for `chancery cert`, `ca`, `policy`, `audit`, `status`."),
+    ("admin", "The operator's API: `chancery cert`, `ca`, `policy`, `audit`, `status` ask there (docs/admin.md)."),
+    (
+        "admin.operator",
+        "Who may use the operator's API, and as what. Root and the server's own user are admins always; without any of these, nobody else is let in. Of several that fit, the highest role counts.",
+    ),
     ("ca.root", "The root authority, where one has to be made. Existing authorities keep what they are."),
     ("ca.issuing", "The issuing authority under it. It rolls over by itself, unseen by proxies."),
     ("ledger", "The audit ledger. Nothing is issued that is not in it."),
@@ -182,8 +189,56 @@ pub const KEYS: &[Key] = &[
         "path",
         "a path of at most 107 bytes",
         Derived("`admin.sock` in `data_dir`", "\"/run/chancery/admin.sock\""),
-        "The admin socket. It answers the server's own user and root, by what the kernel says about them; others are refused.",
+        "The admin socket. The kernel says who connects; those without a role are refused.",
         "Whoever runs as the server's user can act as operator, as it could by reading `data_dir`; each act is in the ledger.",
+    ),
+    key(
+        "admin",
+        "mode",
+        "permission bits, octal",
+        Default("\"0600\""),
+        "Who may connect to the admin socket. Operators of other users need \"0660\" (the server's group) or \"0666\", and a path whose directories they may enter.",
+        "Too narrow: they cannot connect. Too wide: strangers can, are told no, and fill the ledger with counted refusals.",
+    ),
+    key(
+        "admin",
+        "listen",
+        "an address and port",
+        Off("\"0.0.0.0:8444\""),
+        "The operator's API over TCP: mutual TLS with certificates of this trust domain, never without. `--server` and `--identity-dir` of the command line use it.",
+        "Reached by strangers: they are refused at the handshake; those with a certificate and without a role are told no, and each is in the ledger.",
+    ),
+    key(
+        "admin.operator",
+        "role",
+        "reader, operator or admin",
+        Required("\"operator\""),
+        "What they may do: a reader looks; an operator also issues, rotates, revokes and releases single identities, and reads who did what; an admin also revokes many, changes the policy and reloads.",
+        "Too high: more people than needed can revoke or change who gets what. Each act is in the ledger.",
+    ),
+    key(
+        "admin.operator",
+        "uid",
+        "a number or a list of numbers",
+        Off("[1001, 1002]"),
+        "Users of this machine, on the admin socket.",
+        "A number that another user gets later has the role too: name groups, or certificates.",
+    ),
+    key(
+        "admin.operator",
+        "gid",
+        "a number or a list of numbers",
+        Off("2000"),
+        "Groups of this machine, on the admin socket: as a user's own or as a supplementary group.",
+        "As `uid`.",
+    ),
+    key(
+        "admin.operator",
+        "client",
+        "a SPIFFE ID, a prefix that ends in `/*`, or a list of them",
+        Off("\"spiffe://{trust_domain}/operators/*\""),
+        "Holders of client certificates, on `admin.listen`. An operator's certificate comes from `chancery cert issue`, by a rule of the policy like every other.",
+        "Whoever the policy grants such an identity to has the role: keep these identities for people.",
     ),
     key(
         "ca.root",

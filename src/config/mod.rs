@@ -12,9 +12,12 @@ use std::time::Duration;
 pub mod files;
 mod keys;
 pub mod live;
+mod mistake;
+mod operators;
 mod read;
 pub mod reference;
 
+use crate::api::admin::Operators;
 use crate::api::sds::SdsLimits;
 use crate::feed::{FeedLimits, SdsNames};
 use crate::identity::TrustDomain;
@@ -23,6 +26,7 @@ use crate::toml_reader::{Mistake, Mistakes};
 use crate::x509::KeyAlgorithm;
 
 pub use keys::{KEYS, Key, Presence};
+pub use mistake::SettingError;
 
 /// The longest path of a Unix socket in bytes: `sun_path` has 108 with the closing zero; unix(7).
 pub const LONGEST_SOCKET_PATH: usize = 107;
@@ -32,6 +36,9 @@ pub const LONGEST_SOCKET_NAME: usize = 64;
 
 /// The most SDS sockets of a server.
 pub const MOST_SOCKETS: usize = 256;
+
+/// The most grants to operators.
+pub const MOST_OPERATORS: usize = 1_024;
 
 /// The name of the SDS socket that `up` opens without being asked.
 pub const FIRST_SOCKET: &str = "sds";
@@ -51,8 +58,8 @@ pub struct Settings {
     pub sds: SdsSettings,
     /// HTTP; `None` when it is off.
     pub http: Option<HttpSettings>,
-    /// The admin socket.
-    pub admin: SocketPath,
+    /// The admin API.
+    pub admin: AdminSettings,
     /// The authorities.
     pub ca: CaSettings,
     /// The ledger.
@@ -61,6 +68,27 @@ pub struct Settings {
     pub limits: Limits,
     /// The log for operators.
     pub log: LogSettings,
+}
+
+/// Where the admin API listens, and who may use it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminSettings {
+    /// Its socket.
+    pub path: SocketPath,
+    /// The socket's permission bits.
+    pub mode: u32,
+    /// Its TCP address, with mutual TLS; `None` when there is none.
+    pub listen: Option<SocketAddr>,
+    /// Who has a role, beside root and the server's own user.
+    pub operators: Operators,
+}
+
+impl AdminSettings {
+    /// A socket for root and the server's own user.
+    #[must_use]
+    pub fn private(path: SocketPath) -> Self {
+        Self { path, mode: ADMIN_MODE, listen: None, operators: Operators::default() }
+    }
 }
 
 /// Where the sealing key is, when it does not lie beside the keys.
@@ -201,100 +229,6 @@ impl LogLevel {
     }
 }
 
-/// What is wrong with a setting, wherever it was written. Each says what to write instead.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SettingError {
-    /// A socket's path does not fit its address.
-    #[error(
-        "{length} bytes, but a Unix socket's path has at most {LONGEST_SOCKET_PATH}: choose a shorter one, such as /run/chancery/{name}.sock"
-    )]
-    SocketPathTooLong {
-        /// Bytes of the path.
-        length: usize,
-        /// The socket's name.
-        name: String,
-    },
-    /// A path that is empty or holds a zero byte.
-    #[error("not a path: write one such as /run/chancery/{name}.sock")]
-    NoPath {
-        /// The socket's name.
-        name: String,
-    },
-    /// A socket name that would not fit an identity.
-    #[error(
-        "a socket's name has 1 to {LONGEST_SOCKET_NAME} letters, digits, dots, dashes and underscores, and is not only dots"
-    )]
-    SocketName,
-    /// The admin socket's name.
-    #[error("\"{ADMIN_SOCKET}\" is the admin socket's own name: choose another")]
-    ReservedName,
-    /// Two sockets of one name.
-    #[error("another socket has this name: rules match sockets by name, so each needs its own")]
-    DuplicateName,
-    /// Two sockets of one path.
-    #[error("another socket has this path: write one for each")]
-    DuplicatePath,
-    /// More sockets than a server opens.
-    #[error("{count} sockets, but a server opens at most {MOST_SOCKETS}")]
-    TooManySockets {
-        /// How many.
-        count: usize,
-    },
-    /// No socket at all.
-    #[error(
-        "nobody could fetch a certificate: write [[sds.listen]] with name = \"sds\" and path = \"/run/chancery/sds.sock\""
-    )]
-    NoSocket,
-    /// TCP on SDS.
-    #[error(
-        "an address, but SDS listens on Unix sockets, where the kernel says who asks: write a path such as /run/chancery/{name}.sock"
-    )]
-    SocketAddress {
-        /// The socket's name.
-        name: String,
-    },
-    /// Permission bits that are no octal number, or that let nobody in.
-    #[error(
-        "not the permission bits of a socket: write \"0660\" (owner and group) or \"0666\" (everybody; rules decide who gets what)"
-    )]
-    Mode,
-    /// No address.
-    #[error("not an address and port: write \"127.0.0.1:8080\", or port 0 for a free one")]
-    Address,
-    /// An address that other machines reach.
-    #[error(
-        "other machines would reach it without TLS, and could be given another bundle on the way: listen on 127.0.0.1, or set http.beyond_loopback = true"
-    )]
-    BeyondLoopback,
-    /// An empty name of a secret.
-    #[error("a secret's name is not empty and has at most 2048 bytes")]
-    SecretName,
-    /// Two secrets of one name.
-    #[error("another secret has this name: a client could get only one of them")]
-    DuplicateSecret,
-    /// An issuing CA that would outlive half of the root.
-    #[error(
-        "an issuing CA must live at most half as long as the root ({root}), which has to outlive two of them: shorten it"
-    )]
-    IssuingTooLong {
-        /// The root's lifetime.
-        root: String,
-    },
-    /// A credential's name that is no file name.
-    #[error(
-        "not a credential's name: write \"credential:sealing.key\", as in the unit's LoadCredential=sealing.key:FILE"
-    )]
-    CredentialName,
-    /// A credential outside of systemd.
-    #[error(
-        "keys.sealing_key is a credential of systemd, but $CREDENTIALS_DIRECTORY is not set: start the service by systemd with LoadCredential=, or write the path of a file"
-    )]
-    NoCredentials,
-    /// First and longest wait the wrong way round.
-    #[error("longer than limits.renewal_retry_longest: make it shorter")]
-    RetriesReversed,
-}
-
 impl SocketPath {
     /// A path for the socket called `name`.
     ///
@@ -374,7 +308,7 @@ impl Settings {
                 trust_domain: options.trust_domain,
                 sds: SdsSettings { listen, names: SdsNames::default() },
                 http: options.http.map(|listen| HttpSettings { listen }),
-                admin,
+                admin: AdminSettings::private(admin),
                 ca: CaSettings::default(),
                 ledger: LedgerSettings::default(),
                 limits: Limits::default(),
@@ -394,6 +328,9 @@ impl Settings {
 
 /// The permission bits of a socket where nothing else is said.
 const DEFAULT_MODE: u32 = 0o660;
+
+/// The permission bits of the admin socket where nothing else is said.
+const ADMIN_MODE: u32 = 0o600;
 
 /// What is wrong with the sockets, each with its place in the list.
 fn socket_problems(listen: &[SdsSocket], admin: Option<&SocketPath>) -> Vec<(usize, SettingError)> {

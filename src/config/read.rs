@@ -9,13 +9,12 @@ use std::time::Duration;
 
 use super::{
     AuthoritySettings, CaSettings, DAY, DEFAULT_MODE, HttpSettings, LedgerSettings, Limits, LogFormat, LogLevel,
-    LogSettings, MIB, SdsSettings, SdsSocket, SealingKey, SettingError, Settings, SocketPath, is_loopback,
+    LogSettings, MIB, SdsSettings, SdsSocket, SealingKey, SettingError, Settings, SocketPath, is_loopback, operators,
     socket_problems,
 };
 use crate::api::sds::SdsLimits;
 use crate::feed::{FeedLimits, SdsNames};
 use crate::identity::{LONGEST_ID, TrustDomain};
-use crate::policy::ADMIN_SOCKET;
 use crate::toml_reader::{Document, Mistakes, Table, render_span};
 use crate::x509::profile::{AuthorityProfile, Profiles};
 
@@ -49,8 +48,8 @@ pub(super) fn read(document: &Document<'_>, base: &Path) -> Option<Settings> {
     let dir = data_dir.clone().unwrap_or_else(|| base.to_owned());
     let policy = root.text("policy").map_or_else(|| dir.join("policy.toml"), |path| base.join(path));
     let sealing_key = sealing_key(&root.table("keys"), base);
-    let admin = admin(&root.table("admin"), base, &dir);
-    let sds = sds(&root.table("sds"), base, admin.as_ref());
+    let admin = operators::admin(&root.table("admin"), base, &dir, trust_domain.as_ref());
+    let sds = sds(&root.table("sds"), base, admin.as_ref().map(|admin| &admin.path));
     let http = http(&root.table("http"));
     let ca = ca(&root.table("ca"));
     let ledger = ledger(&root.table("ledger"));
@@ -82,12 +81,6 @@ fn sealing_key(table: &Table<'_, '_>, base: &Path) -> Option<SealingKey> {
     });
     table.done();
     found
-}
-
-fn admin(table: &Table<'_, '_>, base: &Path, dir: &Path) -> Option<SocketPath> {
-    let path = table.text("path").map_or_else(|| dir.join("admin.sock"), |path| base.join(path));
-    table.done();
-    SocketPath::new(&path, ADMIN_SOCKET).map_err(|problem| table.note("path", &problem)).ok()
 }
 
 fn sds(table: &Table<'_, '_>, base: &Path, admin: Option<&SocketPath>) -> SdsSettings {
@@ -123,7 +116,7 @@ fn sds(table: &Table<'_, '_>, base: &Path, admin: Option<&SocketPath>) -> SdsSet
 }
 
 /// Octal permission bits that let somebody connect (which needs the right to write; unix(7)).
-fn parse_mode(text: &str) -> Result<u32, SettingError> {
+pub(super) fn parse_mode(text: &str) -> Result<u32, SettingError> {
     let mode = u32::from_str_radix(text, 8).map_err(|_| SettingError::Mode)?;
     if mode <= 0o777 && mode & 0o600 == 0o600 { Ok(mode) } else { Err(SettingError::Mode) }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::keys::{KEYS, Key, LISTS, Presence, TABLES};
+use super::keys::{EXAMPLES, KEYS, Key, LISTS, Presence, TABLES};
 use super::live::LIVE;
 
 /// The columns of the default file's comments.
@@ -47,7 +47,7 @@ chancery config check --config chancery.toml  all mistakes at once, each with it
         );
         for key in keys {
             let _ = write!(page, "\n### `{}`\n\n{}. {}\n\n", key.path(), capital(key.kind), presence(key));
-            let live = if LIVE.contains(&key.path().as_str()) { " Changes without a restart." } else { "" };
+            let live = if is_live(key) { " Changes without a restart." } else { "" };
             let _ = write!(page, "{}{live}\n\nWhen wrong: {}\n", key.text, key.when_wrong);
         }
     }
@@ -70,6 +70,10 @@ pub fn default_file() -> String {
         }
         file.push('\n');
         comment(&mut file, about);
+        if EXAMPLES.contains(&table) {
+            example(&mut file, table, &keys);
+            continue;
+        }
         if !table.is_empty() {
             let _ = writeln!(file, "{}", heading(table));
         }
@@ -87,6 +91,21 @@ pub fn default_file() -> String {
         }
     }
     file
+}
+
+/// An entry of a list that is empty by default, as a comment from its heading on.
+fn example(file: &mut String, table: &str, keys: &[&Key]) {
+    let _ = writeln!(file, "# {}", heading(table));
+    for key in keys {
+        file.push('\n');
+        comment(file, key.text);
+        comment(file, &format!("When wrong: {}", key.when_wrong));
+        let _ = writeln!(file, "# {} = {}", key.name, key.value());
+    }
+}
+
+fn is_live(key: &Key) -> bool {
+    LIVE.contains(&key.table) || LIVE.contains(&key.path().as_str())
 }
 
 fn heading(table: &str) -> String {

@@ -31,7 +31,10 @@ fn check(more: &str, expected: &str) {
 fn the_least_file_takes_every_default() {
     let settings = settings(LEAST);
     assert_eq!(settings.policy, Path::new("/data/policy.toml"));
-    assert_eq!(settings.admin.as_path(), Path::new("/data/admin.sock"));
+    assert_eq!(
+        settings.admin,
+        AdminSettings::private(SocketPath::new(Path::new("/data/admin.sock"), "admin").unwrap())
+    );
     assert_eq!((settings.http, settings.ca, settings.ledger), (None, CaSettings::default(), LedgerSettings::default()));
     assert_eq!((settings.limits.clone(), settings.log), (Limits::default(), LogSettings::default()));
     assert_eq!(settings.sds.names, SdsNames::default());
@@ -48,7 +51,7 @@ fn every_value_is_taken() {
     );
     let settings = settings(&text);
     assert_eq!(settings.policy, Path::new("/etc/chancery/p.toml"));
-    assert_eq!(settings.admin.as_path(), Path::new("/etc/chancery/a.sock"));
+    assert_eq!(settings.admin.path.as_path(), Path::new("/etc/chancery/a.sock"));
     assert_eq!((settings.sds.listen[0].mode, settings.sds.names.default.as_str()), (0o666, "me"));
     assert_eq!(settings.http.unwrap().listen, "[::1]:0".parse().unwrap());
     assert_eq!((settings.ca.root.key, settings.ca.root.lifetime), (KeyAlgorithm::P384, DAY * 1_000));
@@ -56,6 +59,31 @@ fn every_value_is_taken() {
     assert_eq!(settings.ledger, LedgerSettings { reserve_bytes: 2 << 20 });
     assert_eq!((settings.limits.sds.max_connections, settings.limits.drain), (3, Duration::ZERO));
     assert_eq!(settings.log, LogSettings { format: LogFormat::Json, level: LogLevel::Debug });
+}
+
+#[test]
+fn operators_are_read_one_by_one() {
+    use crate::api::admin::Role;
+    let text = "[admin]\nmode = \"0660\"\nlisten = \"0.0.0.0:8444\"\n\
+                [[admin.operator]]\nrole = \"reader\"\nuid = [1001, 1002]\ngid = 2000\n\
+                [[admin.operator]]\nrole = \"admin\"\nclient = \"spiffe://{trust_domain}/people/*\"\n";
+    let admin = settings(&format!("{LEAST}{text}")).admin;
+    assert_eq!((admin.mode, admin.listen), (0o660, Some("0.0.0.0:8444".parse().unwrap())));
+    let grants: Vec<_> =
+        admin.operators.grants().iter().map(|grant| (grant.role, format!("{:?}", grant.who))).collect();
+    let roles: Vec<_> = grants.iter().map(|(role, _)| *role).collect();
+    assert_eq!(roles, [Role::Reader, Role::Reader, Role::Reader, Role::Admin], "{grants:?}");
+    let operator = |what: &str| format!("[admin]\nmode = \"0666\"\n[[admin.operator]]\n{what}\n");
+    check(&operator("role = \"reader\""), "it names nobody");
+    check(&operator("uid = 1001"), "role = \"reader\"");
+    check(&operator("role = \"boss\"\nuid = 1001"), "reader, operator, admin");
+    check(&operator("role = \"reader\"\nuid = -1"), "as id -u or id -g prints it");
+    check(&operator("role = \"reader\"\ngid = 4294967295"), "as id -u or id -g prints it");
+    check(&operator("role = \"reader\"\nclient = \"kim\""), "write a SPIFFE ID of this trust domain");
+    check(&operator("role = \"reader\"\nclient = \"spiffe://other.example/*\""), "another trust domain");
+    check("[[admin.operator]]\nrole = \"reader\"\nuid = 1001", "write mode = \"0660\"");
+    check("[[admin.operator]]\nrole = \"reader\"\nclient = \"spiffe://example.org/kim\"", "fine");
+    check("[admin]\nlisten = \"0.0.0.0:8444\"", "nobody could use it");
 }
 
 #[test]
@@ -82,7 +110,8 @@ fn single_mistakes_have_their_remedy() {
 
 #[test]
 fn the_documented_keys_are_the_keys_that_are_read() {
-    let document = Document::parse(LEAST);
+    let text = format!("{LEAST}[[admin.operator]]\n");
+    let document = Document::parse(&text);
     let _ = read::read(&document, Path::new("/"));
     let tables: BTreeSet<String> = [
         "sds",
@@ -90,6 +119,7 @@ fn the_documented_keys_are_the_keys_that_are_read() {
         "sds.names",
         "http",
         "admin",
+        "admin.operator",
         "ca",
         "ca.root",
         "ca.issuing",
@@ -138,7 +168,8 @@ fn the_default_file_reads_and_shows_the_true_defaults() {
             None => format!("{line}\n"),
         })
         .collect();
-    let shown = settings(&uncommented);
+    let remote = "[[admin.operator]]\nrole = \"admin\"\nclient = \"spiffe://{trust_domain}/operators/*\"\n";
+    let shown = settings(&format!("{uncommented}{remote}"));
     assert!(plain.http.is_none() && shown.http.is_some());
     // All that has a default of its own is the same written out as left out.
     assert_eq!((shown.sds, shown.ca, shown.ledger), (plain.sds, plain.ca, plain.ledger));

@@ -72,7 +72,7 @@ pub(super) fn nobody(facts: Facts<'_>) -> Option<Unmet> {
 
 /// Identities that a client certificate may carry: one, or all below a prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ClientPattern {
+pub struct ClientPattern {
     /// The identity; for a prefix one just below it, so that it was checked like any other.
     example: SpiffeId,
     below: bool,
@@ -83,7 +83,10 @@ const ANY_SEGMENT: &str = "/x";
 
 impl ClientPattern {
     /// Reads a SPIFFE ID or a prefix that ends in `/*`; `{trust_domain}` is filled in.
-    pub(super) fn parse(text: &str, trust_domain: &TrustDomain) -> Result<Self, IdentityError> {
+    ///
+    /// # Errors
+    /// When it is neither.
+    pub fn parse(text: &str, trust_domain: &TrustDomain) -> Result<Self, IdentityError> {
         let text = text.replace("{trust_domain}", trust_domain.as_str());
         match text.strip_suffix("/*") {
             Some(prefix) => Ok(Self { example: SpiffeId::parse(&format!("{prefix}{ANY_SEGMENT}"))?, below: true }),
@@ -92,7 +95,8 @@ impl ClientPattern {
     }
 
     /// An identity that it covers.
-    pub(super) fn example(&self) -> &SpiffeId {
+    #[must_use]
+    pub fn example(&self) -> &SpiffeId {
         &self.example
     }
 
@@ -108,7 +112,8 @@ impl ClientPattern {
     }
 
     /// Whether a certificate of `identity` is one of these.
-    pub(super) fn contains(&self, identity: &SpiffeId) -> bool {
+    #[must_use]
+    pub fn contains(&self, identity: &SpiffeId) -> bool {
         if self.below { identity.as_str().starts_with(self.text()) } else { *identity == self.example }
     }
 

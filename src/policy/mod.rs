@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod authorise;
+mod diff;
 mod explain;
 mod facts;
 mod grant;
@@ -20,7 +21,9 @@ mod starter;
 mod template;
 
 pub use authorise::{NEAREST, NearMiss, Refusal, Wanted};
+pub use diff::{Outlook, RulesDiff};
 pub use explain::{Explanation, Verdict};
+pub use facts::ClientPattern;
 pub use grant::{Grant, Renewal};
 pub use own::OWN_PATH;
 pub use parse::{LARGEST_POLICY, MOST_RULES, REATTEST_AFTER, Surroundings};

@@ -1,72 +1,170 @@
 //! Who may, and what is written down about it.
 //!
-//! An [`Operator`] exists only for a peer that may use the admin API. Its acts and its looks at entries are durable
+//! An [`Operator`] exists only for a peer whose role may do what it asks. Its acts and its looks at entries are durable
 //! records before anything is answered: when the ledger takes no record, the answer is an error. A refused peer is a
 //! record too, and one that keeps trying becomes a count.
+//!
+//! The operator that records name is a person: the account that logged in (`loginuid`), not the one that `sudo` made of
+//! it; on TCP the identity of the client certificate. Root without a login is nobody in particular: its records say so.
+
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::unistd::{Uid, User};
 use tonic::{Request, Status};
 
 use super::Sources;
+use super::rights::Ask;
+use super::roles::Role;
 use super::server::PeerInfo;
-use crate::audit::event::{Action, Change, Event, Outcome};
+use crate::audit::event::{Action, Actor, Change, Event, Outcome, Source};
 use crate::ca::issue::{actor, source};
 use crate::caller::{Caller, Evidence};
 
-/// A peer that may use the admin API.
+/// The warning that root without a login meets.
+const UNATTRIBUTED: &str = "your acts are on record without a person: you are root without a login. Use sudo from an \
+                            account of your own, or --server with a client certificate";
+
+/// A peer that may do what it asks.
 #[derive(Debug, Clone)]
 pub(super) struct Operator {
-    /// Attested on the socket `admin`.
+    /// Attested on the admin socket or port.
     pub(super) caller: Caller,
-    /// The user's name on this machine, or its number.
+    /// The user's name on this machine, or its number; on TCP the identity.
     pub(super) name: String,
+    /// The highest role that it has.
+    pub(super) role: Role,
+    /// Whether no person can be named: root without a login.
+    pub(super) unattributed: bool,
+}
+
+impl Operator {
+    fn of(caller: Caller, login: Option<u32>, role: Role) -> Self {
+        let (name, unattributed) = match caller.evidence() {
+            Evidence::UnixPeer(peer) => {
+                let uid = login.unwrap_or(peer.uid);
+                (user_name(uid), uid == 0)
+            }
+            Evidence::Client(client) => (client.identity.to_string(), false),
+            Evidence::Own => ("chancery".to_owned(), false),
+        };
+        Self { caller, name, role, unattributed }
+    }
+
+    /// Whether it may read what other operators are called.
+    pub(super) fn sees_names(&self) -> bool {
+        self.role >= Role::Operator
+    }
+
+    /// What this operator should know about itself, in a sentence.
+    pub(super) fn warning(&self) -> Option<&'static str> {
+        self.unattributed.then_some(UNATTRIBUTED)
+    }
 }
 
 impl Sources {
-    /// Lets administrators in: the server's own user and root.
-    pub(super) async fn admit<T>(&self, request: &Request<T>) -> Result<Operator, Status> {
-        let peer = request.extensions().get::<PeerInfo>();
-        let caller = match peer {
-            Some(PeerInfo(Ok(caller))) => caller.clone(),
-            Some(PeerInfo(Err(why))) => return Err(Status::permission_denied(why.to_string())),
-            None => return Err(Status::permission_denied("the admin API answers on its Unix socket only")),
-        };
-        let Evidence::UnixPeer(facts) = caller.evidence() else {
-            return Err(Status::permission_denied("the admin API answers on its Unix socket only"));
-        };
-        if facts.uid == 0 || facts.uid == self.own_uid {
-            let name = user_name(facts.uid);
-            return Ok(Operator { caller, name });
-        }
-        let (uid, own) = (facts.uid, self.own_uid);
-        self.refuse(&caller, uid).await;
-        Err(Status::permission_denied(format!(
-            "uid {uid} is no administrator of this server: run the command as its own user (uid {own}) or as root"
-        )))
+    /// Lets those in whose role may ask this.
+    pub(super) async fn admit<T: Ask + Sync>(&self, request: &Request<T>) -> Result<Operator, Status> {
+        let peer = request.extensions().get::<PeerInfo>().cloned();
+        self.admit_peer(peer, request.get_ref().least(), T::RIGHT.what).await
     }
 
-    async fn refuse(&self, caller: &Caller, uid: u32) {
+    /// Lets a peer in that has at least the role `least`; `what` is what a refusal says was tried.
+    pub(super) async fn admit_peer(
+        &self,
+        peer: Option<PeerInfo>,
+        least: Role,
+        what: &'static str,
+    ) -> Result<Operator, Status> {
+        let (caller, login) = match peer {
+            Some(PeerInfo { caller: Ok(caller), login }) => (caller, login),
+            Some(PeerInfo { caller: Err(why), .. }) => return Err(Status::permission_denied(why.to_string())),
+            None => return Err(Status::permission_denied("the admin API answers on its own listeners only")),
+        };
+        let role = self.operators.load().role_of(caller.evidence(), self.own_uid);
+        let operator = Operator::of(caller, login, role.unwrap_or(Role::Reader));
+        match role {
+            Some(role) if role >= least => Ok(operator),
+            Some(role) => {
+                self.refuse(&operator, what, "role_too_low").await;
+                let who = &operator.name;
+                Err(Status::permission_denied(format!(
+                    "{what} takes the role {least}, and {who} has the role {role}: ask somebody who has it, or an \
+                     admin to give it under [[admin.operator]] in the server's configuration"
+                )))
+            }
+            None => {
+                self.refuse(&operator, what, "not_an_administrator").await;
+                Err(Status::permission_denied(self.stranger(&operator.caller)))
+            }
+        }
+    }
+
+    /// What somebody without any role is told.
+    fn stranger(&self, caller: &Caller) -> String {
+        let remedy = "an admin can add it under [[admin.operator]] in the server's configuration";
+        match caller.evidence() {
+            Evidence::UnixPeer(peer) => format!(
+                "uid {} is no operator of this server: run the command as its own user (uid {}) or as root, or {remedy}",
+                peer.uid, self.own_uid
+            ),
+            Evidence::Client(client) => format!("{} is no operator of this server: {remedy}", client.identity),
+            Evidence::Own => format!("the server itself is no operator: {remedy}"),
+        }
+    }
+
+    async fn refuse(&self, operator: &Operator, what: &str, reason: &str) {
         let mut event = self.recorder.event(Action::OperatorAct, Outcome::Denied, self.clock.now());
-        event.actor = Some(actor(caller));
-        event.source = Some(source(caller));
-        event.reason = Some("not_an_administrator".to_owned());
-        event.change = Some(Change { what: "admin".to_owned(), ..Change::default() });
+        event.actor = Some(self.actor(operator));
+        event.source = Some(self.source(operator));
+        event.reason = Some(reason.to_owned());
+        event.change = Some(Change { what: what.to_owned(), ..Change::default() });
+        let (caller, name) = (&operator.caller, &operator.name);
+        tracing::info!(caller = caller.label(), what, reason, "refused on the admin API");
         // The answer is no whether or not it can be recorded.
         if let Err(error) = self.ledger.refused(caller, event).await {
-            tracing::error!(uid, error = error.message(), "a refusal on the admin socket could not be recorded");
+            tracing::error!(name, error = error.message(), "a refusal on the admin API could not be recorded");
         }
     }
 
     /// Starts the record of an operator's act.
     pub(super) fn act(&self, action: Action, operator: &Operator, what: &str) -> Event {
         let mut event = self.recorder.event(action, Outcome::Success, self.clock.now());
-        let mut actor = actor(&operator.caller);
-        actor.name = self.ledger.seal(&operator.name);
-        event.actor = Some(actor);
-        event.source = Some(source(&operator.caller));
+        event.actor = Some(self.actor(operator));
+        event.source = Some(self.source(operator));
         event.change = Some(Change { what: what.to_owned(), ..Change::default() });
         event.request_id = Some(hex::encode(self.entropy.bytes::<16>()));
+        if operator.unattributed {
+            warn_once(what);
+        }
         event
+    }
+
+    fn actor(&self, operator: &Operator) -> Actor {
+        Actor {
+            name: self.ledger.seal(&operator.name),
+            unattributed: operator.unattributed.then_some(true),
+            ..actor(&operator.caller)
+        }
+    }
+
+    /// Where it is; an address can name a person, so it is sealed like a name.
+    fn source(&self, operator: &Operator) -> Source {
+        let address = match operator.caller.evidence() {
+            Evidence::Client(client) => self.ledger.seal(&client.address.ip().to_string()),
+            Evidence::UnixPeer(_) | Evidence::Own => None,
+        };
+        Source { address, ..source(&operator.caller) }
+    }
+}
+
+/// Each such act is on record; the log says it once in a run.
+fn warn_once(what: &str) {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if !SAID.swap(true, Ordering::Relaxed) {
+        tracing::warn!(
+            what,
+            "an operator acts as root without a login, so that records name no person; sudo from an account of their own would"
+        );
     }
 }
 

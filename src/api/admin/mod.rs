@@ -1,15 +1,18 @@
 //! The operator's API on the admin socket.
 //!
-//! Peers are named by the kernel: the server's own user and root are administrators, everybody else is told no and how
-//! to get in. Each act and each look at entries is a record before it is answered; certificates are issued by the same
+//! Peers are named by the kernel, or by a client certificate on TCP; [`roles`] says who may, [`rights`] what that takes.
+//! Strangers are told no and how to get in. Each act and each look at entries is a record before it is answered; certificates are issued by the same
 //! street as everybody's. The service holds no state of its own: it asks [`backend`], the ledger and the index.
 
 mod acts;
 pub mod backend;
 mod certificates;
-mod change;
+pub mod change;
+mod gate;
 mod hands;
 mod records;
+pub mod rights;
+pub mod roles;
 mod rules;
 mod server;
 mod service;
@@ -18,7 +21,11 @@ mod tests;
 
 use std::sync::Arc;
 
-pub use server::{LARGEST_REQUEST, MOST_STREAMS, REQUEST_TIMEOUT, serve};
+use arc_swap::ArcSwap;
+use tokio_util::sync::CancellationToken;
+
+pub use roles::{Operators, Role};
+pub use server::{LARGEST_REQUEST, MOST_CONNECTIONS, MOST_STRANGERS, MOST_STREAMS, REQUEST_TIMEOUT, serve};
 pub use service::AdminService;
 
 use crate::audit::event::Recorder;
@@ -26,29 +33,26 @@ use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::store::Store;
 
-/// Everything the service asks.
+/// Everything the service asks, and what it is told from outside.
 pub struct Sources {
-    backend: Arc<dyn backend::Backend>,
-    ledger: Arc<dyn backend::LedgerAccess>,
-    index: Arc<dyn Store>,
-    clock: Clock,
-    entropy: Entropy,
-    recorder: Recorder,
-    own_uid: u32,
-}
-
-impl Sources {
-    /// Puts them together; administrators are root and the user that this process runs as.
-    #[must_use]
-    pub fn new(
-        backend: Arc<dyn backend::Backend>,
-        ledger: Arc<dyn backend::LedgerAccess>,
-        index: Arc<dyn Store>,
-        clock: Clock,
-        entropy: Entropy,
-        recorder: Recorder,
-    ) -> Self {
-        let own_uid = nix::unistd::geteuid().as_raw();
-        Self { backend, ledger, index, clock, entropy, recorder, own_uid }
-    }
+    /// Street, feed and policy.
+    pub backend: Arc<dyn backend::Backend>,
+    /// The ledger.
+    pub ledger: Arc<dyn backend::LedgerAccess>,
+    /// The index of the ledger.
+    pub index: Arc<dyn Store>,
+    /// What changes policy and configuration.
+    pub changes: Arc<dyn change::Changes>,
+    /// Asks the time.
+    pub clock: Clock,
+    /// Makes ids of requests.
+    pub entropy: Entropy,
+    /// Begins records.
+    pub recorder: Recorder,
+    /// Who has which role, beside root and `own_uid`; a reload puts others in its place.
+    pub operators: Arc<ArcSwap<Operators>>,
+    /// The user that this process runs as.
+    pub own_uid: u32,
+    /// Ends streams that would go on for ever, so that the server can stop.
+    pub stopping: CancellationToken,
 }

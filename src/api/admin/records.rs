@@ -91,6 +91,8 @@ struct Walk {
     place: Place,
     left: Option<u64>,
     follow: bool,
+    /// Whether the reader sees what operators are called.
+    names: bool,
     ready: VecDeque<pb::AuditRecord>,
 }
 
@@ -119,17 +121,17 @@ impl Sources {
         }
     }
 
-    /// One record.
-    pub(super) async fn record(&self, origin: &str, index: u64) -> Result<pb::AuditRecord, Status> {
+    /// One record; `names` says whether its reader sees what operators are called.
+    pub(super) async fn record(&self, origin: &str, index: u64, names: bool) -> Result<pb::AuditRecord, Status> {
         let leaves = self.ledger.read(origin, index..index + 1).await?;
         let leaf =
             leaves.first().ok_or_else(|| Status::internal("the ledger gave no record for a place that it has"))?;
-        self.render(origin, index, leaf).map(|(record, _)| record)
+        self.render(origin, index, leaf, names).map(|(record, _)| record)
     }
 
-    fn render(&self, origin: &str, index: u64, leaf: &[u8]) -> Result<(pb::AuditRecord, Event), Status> {
+    fn render(&self, origin: &str, index: u64, leaf: &[u8], names: bool) -> Result<(pb::AuditRecord, Event), Status> {
         let event = Event::from_leaf(leaf).map_err(|error| Status::internal(format!("{origin}#{index}: {error}")))?;
-        let sealed = event.actor.as_ref().and_then(|actor| actor.name.as_ref());
+        let sealed = event.actor.as_ref().and_then(|actor| actor.name.as_ref()).filter(|_| names);
         let record = pb::AuditRecord {
             id: format!("{origin}#{index}"),
             index,
@@ -149,7 +151,7 @@ impl Sources {
             let leaves = self.ledger.read(origin, from..at).await?;
             let numbered: Vec<_> = (from..).zip(&leaves).collect();
             for (index, leaf) in numbered.into_iter().rev() {
-                let (_, event) = self.render(origin, index, leaf)?;
+                let (_, event) = self.render(origin, index, leaf, false)?;
                 if left > 0 && filter.takes(&event) {
                     left -= 1;
                     at = index;
@@ -185,11 +187,12 @@ impl Sources {
         Ok(Place { log: 0, next: 0 })
     }
 
-    /// The records that `ask` wants. The caller has recorded the look.
+    /// The records that `ask` wants, with operators' names or without. The caller has recorded the look.
     pub(super) async fn walk(
         self: Arc<Self>,
         ask: &pb::ReadAuditRequest,
         filter: Filter,
+        names: bool,
     ) -> Result<impl Stream<Item = Result<pb::AuditRecord, Status>> + Send + use<>, Status> {
         let logs = self.ledger.logs();
         let last = logs.len().saturating_sub(1);
@@ -204,7 +207,7 @@ impl Sources {
             Place { log: 0, next: 0 }
         };
         let left = (ask.count > 0).then_some(ask.count);
-        let walk = Walk { sources: self, filter, place, left, follow: ask.follow, ready: VecDeque::new() };
+        let walk = Walk { sources: self, filter, place, left, follow: ask.follow, names, ready: VecDeque::new() };
         Ok(stream::unfold(Some(walk), |walk| async move {
             let mut walk = walk?;
             match walk.next().await {
@@ -234,7 +237,10 @@ impl Walk {
             } else if self.place.log + 1 < logs.len() {
                 self.place = Place { log: self.place.log + 1, next: 0 };
             } else if self.follow {
-                self.sources.ledger.moved(*size, LOOK_AGAIN).await;
+                let moved = self.sources.ledger.moved(*size, LOOK_AGAIN);
+                if self.sources.stopping.run_until_cancelled(moved).await.is_none() {
+                    return Err(Status::unavailable("the server is stopping; follow it again when it is back"));
+                }
             } else {
                 return Ok(None);
             }
@@ -248,7 +254,7 @@ impl Walk {
             return Err(Status::internal(format!("{origin} gave no record from {} on", self.place.next)));
         }
         for leaf in &leaves {
-            let (record, event) = self.sources.render(origin, self.place.next, leaf)?;
+            let (record, event) = self.sources.render(origin, self.place.next, leaf, self.names)?;
             self.place.next += 1;
             if self.filter.takes(&event) {
                 self.ready.push_back(record);

@@ -1,24 +1,34 @@
-//! The admin socket: attests each peer as it connects and hands its requests to the service.
+//! The listeners of the admin API: attest each peer as it connects and hand its requests to the services.
+//!
+//! Connections of those who have a role and of those who have none are counted apart, so that strangers, who are only told
+//! no, can't keep an operator out. Health and reflection are for operators too: both stand behind [`Gate`].
 
+use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::stream::{self, Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
+use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::{HealthReporter, HealthService};
+use tracing::warn;
 
 use super::AdminService;
-use crate::attest::{AttestError, unix_peer};
-use crate::caller::Caller;
+use super::gate::Gate;
+use crate::attest::{AttestError, login, unix_peer};
+use crate::caller::{Caller, Evidence};
 use crate::policy::ADMIN_SOCKET;
+use crate::proto::ADMIN_DESCRIPTORS;
 use crate::proto::chancery::admin::v1::admin_server::AdminServer;
 
-/// The largest request in bytes: a CSR and a few words.
+/// The largest request in bytes: a CSR and a few words, or a whole policy file.
 pub const LARGEST_REQUEST: usize = 256 * 1024;
 
 /// Requests and streams that one connection may have under way.
@@ -27,13 +37,56 @@ pub const MOST_STREAMS: u32 = 32;
 /// How long an answer may take to begin.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Who is at the other end, as the kernel said when it connected.
-#[derive(Debug, Clone)]
-pub(super) struct PeerInfo(pub(super) Result<Caller, AttestError>);
+/// Connections of operators at once.
+pub const MOST_CONNECTIONS: usize = 256;
 
-struct Peer {
-    stream: UnixStream,
+/// Connections at once of peers that have no role and are only told so.
+pub const MOST_STRANGERS: usize = 16;
+
+/// How often a silent connection is asked whether it lives.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long it may take to answer that.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The headers of one request, in bytes.
+const LARGEST_HEADERS: u32 = 16 << 10;
+
+/// Streams that a client may have reset before we noticed; more end the connection (rapid reset, CVE-2023-44487).
+const RESETS: usize = 64;
+
+/// How long accepting rests after the system refused a connection (out of descriptors): it would refuse at once again.
+const ACCEPT_REST: Duration = Duration::from_millis(200);
+
+/// Who is at the other end, as it was when it connected.
+#[derive(Debug, Clone)]
+pub(super) struct PeerInfo {
+    pub(super) caller: Result<Caller, AttestError>,
+    /// The account that logged in, on a Unix socket.
+    pub(super) login: Option<u32>,
+}
+
+impl PeerInfo {
+    fn of(stream: &UnixStream) -> Self {
+        let caller = unix_peer::attest(stream, ADMIN_SOCKET);
+        let login = match caller.as_ref().map(Caller::evidence) {
+            Ok(Evidence::UnixPeer(peer)) => login::of(stream, peer.pid),
+            Ok(Evidence::Client(_) | Evidence::Own) | Err(_) => None,
+        };
+        Self { caller, login }
+    }
+}
+
+/// Bytes in both directions, whatever carries them.
+trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytes for T {}
+
+/// One connection, while it lives.
+pub(super) struct Peer {
+    bytes: Box<dyn Bytes>,
     info: PeerInfo,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Connected for Peer {
@@ -45,22 +98,80 @@ impl Connected for Peer {
 }
 
 impl AsyncRead for Peer {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.bytes).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Peer {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.bytes).poll_write(cx, bytes)
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.bytes).poll_flush(cx)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.bytes).poll_shutdown(cx)
+    }
+}
+
+/// Places for connections; cheap to clone, shared by all listeners.
+#[derive(Debug, Clone)]
+struct Places {
+    operators: Arc<Semaphore>,
+    strangers: Arc<Semaphore>,
+}
+
+impl Places {
+    fn new() -> Self {
+        Self {
+            operators: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
+            strangers: Arc::new(Semaphore::new(MOST_STRANGERS)),
+        }
+    }
+
+    /// A place for one more connection; `None` when all are taken.
+    fn take(&self, has_role: bool) -> Option<OwnedSemaphorePermit> {
+        let places = if has_role { &self.operators } else { &self.strangers };
+        Arc::clone(places).try_acquire_owned().ok()
+    }
+}
+
+/// Connections of `listener`, attested; those without a place are closed at once.
+fn unix_peers(
+    listener: UnixListener,
+    service: AdminService,
+    places: Places,
+) -> impl Stream<Item = io::Result<Peer>> + Send {
+    stream::unfold((listener, service, places), |(listener, service, places)| async move {
+        loop {
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(why) => {
+                    warn!(%why, "a connection to the admin socket could not be accepted; is the limit of open files low?");
+                    tokio::time::sleep(ACCEPT_REST).await;
+                    continue;
+                }
+            };
+            let info = PeerInfo::of(&stream);
+            if let Some(peer) = seat(Box::new(stream), info, &service, &places) {
+                return Some((Ok(peer), (listener, service, places)));
+            }
+        }
+    })
+}
+
+fn seat(bytes: Box<dyn Bytes>, info: PeerInfo, service: &AdminService, places: &Places) -> Option<Peer> {
+    let has_role = info.caller.as_ref().is_ok_and(|caller| service.knows(caller));
+    match places.take(has_role) {
+        Some(place) => Some(Peer { bytes, info, _place: place }),
+        None => {
+            let caller = info.caller.as_ref().map(Caller::label);
+            warn!(?caller, has_role, "too many connections to the admin API; this one is closed");
+            None
+        }
     }
 }
 
@@ -71,18 +182,33 @@ impl AsyncWrite for Peer {
 pub async fn serve(
     listener: UnixListener,
     service: AdminService,
+    health: HealthReporter,
     stopping: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
-    let peers = UnixListenerStream::new(listener).map(|accepted| {
-        accepted.map(|stream| {
-            let info = PeerInfo(unix_peer::attest(&stream, ADMIN_SOCKET));
-            Peer { stream, info }
-        })
-    });
+    let peers = unix_peers(listener, service.clone(), Places::new());
+    let health = HealthServer::new(HealthService::from_health_reporter(health));
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(ADMIN_DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .with_service_name("chancery.admin.v1.Admin")
+            .with_service_name("grpc.health.v1.Health")
+    };
+    let (v1, v1alpha) = (
+        reflection().build_v1().expect("descriptors that the build wrote"),
+        reflection().build_v1alpha().expect("descriptors that the build wrote"),
+    );
     Server::builder()
         .timeout(REQUEST_TIMEOUT)
         .max_concurrent_streams(MOST_STREAMS)
+        .http2_max_header_list_size(LARGEST_HEADERS)
+        .http2_max_pending_accept_reset_streams(Some(RESETS))
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .add_service(Gate::new(health, service.clone(), "health"))
+        .add_service(Gate::new(v1, service.clone(), "reflection"))
+        .add_service(Gate::new(v1alpha, service.clone(), "reflection"))
         .add_service(AdminServer::new(service).max_decoding_message_size(LARGEST_REQUEST))
-        .serve_with_incoming_shutdown(peers, stopping.cancelled_owned())
+        .serve_with_incoming_shutdown(peers.boxed(), stopping.cancelled_owned())
         .await
 }

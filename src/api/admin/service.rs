@@ -7,11 +7,13 @@ use futures::Stream;
 use tonic::{Request, Response, Status};
 
 use super::Sources;
+use super::acts::Operator;
 use super::backend::IssueAsk;
 use super::certificates::index_status;
 use super::records::Filter;
 use super::{change, hands, rules};
 use crate::audit::event::{Action, Outcome};
+use crate::caller::Caller;
 use crate::clock::rfc3339_seconds;
 use crate::identity::SpiffeId;
 use crate::proto::chancery::admin::v1 as pb;
@@ -35,7 +37,17 @@ impl AdminService {
         Self(Arc::new(sources))
     }
 
-    fn status(&self) -> Result<pb::Status, Status> {
+    /// What it answers from.
+    pub(super) fn sources(&self) -> &Sources {
+        &self.0
+    }
+
+    /// Whether somebody has any role.
+    pub(super) fn knows(&self, caller: &Caller) -> bool {
+        self.0.operators.load().role_of(caller.evidence(), self.0.own_uid).is_some()
+    }
+
+    fn status(&self, operator: &Operator) -> Result<pb::Status, Status> {
         let sources = &self.0;
         let (facts, head, now) = (sources.backend.facts(), sources.ledger.head(), sources.clock.now());
         let minute = now.unix_timestamp().div_euclid(60);
@@ -48,7 +60,7 @@ impl AdminService {
             trust_domain: facts.trust_domain,
             ready: facts.ready,
             problems: facts.problems,
-            warnings: facts.warnings,
+            warnings: facts.warnings.into_iter().chain(operator.warning().map(str::to_owned)).collect(),
             started_at: facts.started_at.map(rfc3339_seconds).unwrap_or_default(),
             issued_last_hour: hour(Activity::Issued)?,
             renewed_last_hour: hour(Activity::Renewed)?,
@@ -72,8 +84,8 @@ impl AdminService {
 #[tonic::async_trait]
 impl Admin for AdminService {
     async fn get_status(&self, request: Request<pb::GetStatusRequest>) -> Result<Response<pb::Status>, Status> {
-        self.0.admit(&request).await?;
-        self.status().map(Response::new)
+        let operator = self.0.admit(&request).await?;
+        self.status(&operator).map(Response::new)
     }
 
     async fn list_certificates(
@@ -93,7 +105,7 @@ impl Admin for AdminService {
         let mut event = self.0.act(Action::OperatorRead, &operator, "cert.show");
         event.refers_to = Some(format!("{}#{}", row.log, row.index));
         self.0.ledger.append(event).await?;
-        let record = self.0.record(&row.log, row.index).await?;
+        let record = self.0.record(&row.log, row.index, operator.sees_names()).await?;
         Ok(Response::new(pb::CertificateDetail { certificate: Some(self.0.describe(row)), record: Some(record) }))
     }
 
@@ -168,7 +180,7 @@ impl Admin for AdminService {
         }
         let event = self.0.act(Action::OperatorRead, &operator, what);
         self.0.ledger.append(event).await?;
-        let records = Arc::clone(&self.0).walk(&ask, filter).await?;
+        let records = Arc::clone(&self.0).walk(&ask, filter, operator.sees_names()).await?;
         Ok(Response::new(Box::pin(records)))
     }
 
@@ -180,7 +192,7 @@ impl Admin for AdminService {
         event.refers_to = Some(id.clone());
         self.0.ledger.append(event).await?;
         let receipt = self.0.ledger.prove(&origin, index).await?;
-        let record = self.0.record(&origin, index).await?;
+        let record = self.0.record(&origin, index, operator.sees_names()).await?;
         Ok(Response::new(pb::Proof {
             id,
             index,

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use futures::future::{BoxFuture, FutureExt};
 use hyper_util::rt::TokioIo;
 use time::macros::datetime;
@@ -11,12 +12,16 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
+use tonic_health::pb::health_client::HealthClient;
+use tonic_health::server::HealthReporter;
 
 use super::backend::{
     AuthoritySchedule, Backend, Head, Holding, IssueAsk, LedgerAccess, PolicyInForce, Receipt, ServerFacts,
 };
+use super::change::{Changes, PolicyDiff};
+use super::roles::{Grant, Who};
 use super::server::PeerInfo;
-use super::{AdminService, Sources, serve};
+use super::{AdminService, Operators, Role, Sources, serve};
 use crate::audit::event::{
     Action, AuthorityFacts, CertificateFacts, Event, Outcome, PolicyFacts, Recorder, Sealed, Source,
 };
@@ -34,6 +39,12 @@ use crate::store::{Entry, Store};
 use crate::x509::profile::Profiles;
 
 const LOG: &str = "example.org/ledger/ca-2026";
+/// A user that the configuration makes a reader.
+const READER: u32 = 61_001;
+
+/// A group that it makes operators.
+const WORKERS: u32 = 61_002;
+
 const SERIAL: &str = "5e0c00000000000000000000000091f2";
 
 /// Appends to memory and to the index at once.
@@ -97,6 +108,28 @@ impl LedgerAccess for FakeLedger {
 
 struct FakeServer(Arc<Policy>);
 
+/// Nothing changes.
+struct FakeChanges;
+
+impl Changes for FakeChanges {
+    fn reload(&self, _: Event) -> BoxFuture<'_, pb::Reloaded> {
+        async { pb::Reloaded::default() }.boxed()
+    }
+
+    fn diff<'a>(&'a self, _: &'a Caller, _: &'a str, _: &'a str) -> BoxFuture<'a, Result<PolicyDiff, Status>> {
+        async { Ok(PolicyDiff::default()) }.boxed()
+    }
+
+    fn apply<'a>(
+        &'a self,
+        _: &'a Caller,
+        _: pb::ApplyPolicyRequest,
+        _: Event,
+    ) -> BoxFuture<'a, Result<pb::PolicyApplied, Status>> {
+        async { Ok(pb::PolicyApplied::default()) }.boxed()
+    }
+}
+
 impl Backend for FakeServer {
     fn issue<'a>(&'a self, caller: &'a Caller, ask: IssueAsk) -> BoxFuture<'a, Result<pb::IssuedCertificate, Status>> {
         async move {
@@ -136,8 +169,10 @@ impl Backend for FakeServer {
 
 struct Fixture {
     admin: AdminClient<Channel>,
+    channel: Channel,
     service: AdminService,
     ledger: Arc<FakeLedger>,
+    stopping: CancellationToken,
     _dir: tempfile::TempDir,
 }
 
@@ -183,17 +218,31 @@ async fn fixture(full: bool) -> Fixture {
     let policy = Policy::parse(&crate::policy::starter(&domain, 1000, &[]), &around).unwrap();
     let server = Arc::new(FakeServer(Arc::new(policy)));
     let (clock, _) = Clock::manual(datetime!(2026-11-23 13:00 UTC));
-    let sources = Sources::new(server, ledger.clone(), index, clock, Entropy::seeded(6), recorder);
+    let stopping = CancellationToken::new();
+    let reader = Grant { role: Role::Reader, who: Who::Uid(READER) };
+    let worker = Grant { role: Role::Operator, who: Who::Gid(WORKERS) };
+    let sources = Sources {
+        backend: server,
+        ledger: ledger.clone(),
+        index,
+        clock,
+        entropy: Entropy::seeded(6),
+        recorder,
+        changes: Arc::new(FakeChanges),
+        operators: Arc::new(ArcSwap::from_pointee(Operators::new(vec![reader, worker]))),
+        own_uid: nix::unistd::geteuid().as_raw(),
+        stopping: stopping.clone(),
+    };
     let service = AdminService::new(sources);
     let listener = UnixListener::bind(&path).unwrap();
-    let serving = serve(listener, service.clone(), CancellationToken::new());
+    let serving = serve(listener, service.clone(), HealthReporter::new(), stopping.clone());
     crate::tasks::Tasks::new().spawn("admin", serving);
     let connector = tower::service_fn(move |_| {
         let path = path.clone();
         async move { UnixStream::connect(path).await.map(TokioIo::new) }
     });
     let channel = Endpoint::from_static("http://test").connect_with_connector(connector).await.unwrap();
-    Fixture { admin: AdminClient::new(channel), service, ledger, _dir: dir }
+    Fixture { admin: AdminClient::new(channel.clone()), channel, service, ledger, stopping, _dir: dir }
 }
 
 impl Fixture {
@@ -332,16 +381,19 @@ async fn state_policy_and_authorities_are_told() {
     assert_eq!(fixture.admin.explain_policy(explain(1, "x")).await.unwrap_err().code(), Code::InvalidArgument);
 }
 
+/// A request as if `caller` had sent it.
+fn sent_by<T>(caller: Caller, login: Option<u32>, message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.extensions_mut().insert(PeerInfo { caller: Ok(caller), login });
+    request
+}
+
 #[tokio::test]
 async fn others_are_refused_with_a_remedy_and_on_record() {
     let fixture = fixture(false).await;
     let ours = nix::unistd::geteuid().as_raw();
-    let as_uid = |uid| {
-        let mut request = tonic::Request::new(pb::GetStatusRequest {});
-        request.extensions_mut().insert(PeerInfo(Ok(unix_on(ADMIN_SOCKET, uid, uid, &[]))));
-        request
-    };
-    for uid in [0, ours] {
+    let as_uid = |uid| sent_by(unix_on(ADMIN_SOCKET, uid, uid, &[]), None, pb::GetStatusRequest {});
+    for uid in [0, ours, READER] {
         fixture.service.get_status(as_uid(uid)).await.unwrap();
     }
     let before = fixture.ledger.events.lock().unwrap().len();
@@ -357,4 +409,98 @@ async fn others_are_refused_with_a_remedy_and_on_record() {
     assert_eq!(records, 10, "each is handed on; which become a count is for the street to say");
     let unattested = fixture.service.get_status(tonic::Request::new(pb::GetStatusRequest {})).await.unwrap_err();
     assert_eq!(unattested.code(), Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn a_role_ends_where_the_next_begins() {
+    let fixture = fixture(false).await;
+    let reader = || unix_on(ADMIN_SOCKET, READER, 7, &[]);
+    let worker = || unix_on(ADMIN_SOCKET, 61_003, 7, &[WORKERS]);
+    let revoke = |all| {
+        let selection = if all {
+            pb::Selection { all, ..Default::default() }
+        } else {
+            pb::Selection { identity: "spiffe://example.org/a".into(), ..Default::default() }
+        };
+        pb::RevokeCertificatesRequest { selection: Some(selection), ..Default::default() }
+    };
+    fixture.service.list_certificates(sent_by(reader(), None, Default::default())).await.unwrap();
+    let refused = fixture.service.revoke_certificates(sent_by(reader(), None, revoke(false))).await.err().unwrap();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    for word in ["cert.revoke", "role operator", "role reader", "[[admin.operator]]"] {
+        assert!(refused.message().contains(word), "{word:?} is not in {}", refused.message());
+    }
+    let record = fixture.last();
+    assert_eq!((record.outcome, record.reason.as_deref()), (Outcome::Denied, Some("role_too_low")));
+    assert_eq!(record.change.unwrap().what, "cert.revoke", "what was tried is on record");
+    let allowed = fixture.service.revoke_certificates(sent_by(worker(), None, revoke(false))).await.err();
+    assert_ne!(allowed.map(|status| status.code()), Some(Code::PermissionDenied));
+    let many = fixture.service.revoke_certificates(sent_by(worker(), None, revoke(true))).await.err().unwrap();
+    assert!(many.message().contains("role admin"), "{}", many.message());
+    let reload = fixture.service.reload(sent_by(worker(), None, pb::ReloadRequest {})).await.unwrap_err();
+    assert_eq!(reload.code(), Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn the_person_is_who_logged_in() {
+    let fixture = fixture(false).await;
+    let show = || pb::GetCertificateRequest { serial: SERIAL.into() };
+    let look = async |uid, login| {
+        let request = sent_by(unix_on(ADMIN_SOCKET, uid, uid, &[]), login, show());
+        let answer = fixture.service.get_certificate(request).await.unwrap().into_inner();
+        assert!(answer.record.is_some());
+        let actor = fixture.last().actor.unwrap();
+        (fixture.ledger.unseal(&actor.name.unwrap()).unwrap(), actor.unattributed)
+    };
+    assert_eq!(look(0, Some(61_004)).await, ("61004".to_owned(), None), "sudo does not hide who it was");
+    assert_eq!(look(READER, None).await, (READER.to_string(), None));
+    assert_eq!(look(0, None).await, ("root".to_owned(), Some(true)), "root alone is nobody in particular");
+    let status = |login| sent_by(unix_on(ADMIN_SOCKET, 0, 0, &[]), login, pb::GetStatusRequest {});
+    let warned = fixture.service.get_status(status(None)).await.unwrap().into_inner().warnings;
+    assert!(warned.iter().any(|warning| warning.contains("without a person")), "{warned:?}");
+    let named = fixture.service.get_status(status(Some(61_004))).await.unwrap().into_inner().warnings;
+    assert!(!named.iter().any(|warning| warning.contains("without a person")), "{named:?}");
+}
+
+#[tokio::test]
+async fn readers_do_not_learn_who_did_what() {
+    let fixture = fixture(false).await;
+    let tail = || pb::ReadAuditRequest { last: 1, ..ask("tail") };
+    let mut names = Vec::new();
+    for (uid, gid) in [(0, 0), (READER, 7), (61_003, WORKERS)] {
+        let request = sent_by(unix_on(ADMIN_SOCKET, uid, gid, &[]), Some(61_004), tail());
+        let mut records = fixture.service.read_audit(request).await.unwrap().into_inner();
+        let record = futures::StreamExt::next(&mut records).await.unwrap().unwrap();
+        assert!(record.json.contains("operator.read"), "each reads the record of its own look");
+        names.push(record.operator);
+    }
+    assert_eq!(names, [Some("61004".to_owned()), None, Some("61004".to_owned())]);
+}
+
+#[tokio::test]
+async fn health_and_reflection_answer_operators() {
+    let fixture = fixture(false).await;
+    let mut health = HealthClient::new(fixture.channel.clone());
+    let answer = health.check(tonic_health::pb::HealthCheckRequest::default()).await.unwrap();
+    assert_eq!(answer.into_inner().status, 1, "serving");
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    let ask = tonic_reflection::pb::v1::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut reflection = ServerReflectionClient::new(fixture.channel.clone());
+    let mut answers = reflection.server_reflection_info(futures::stream::iter([ask])).await.unwrap().into_inner();
+    let answer = format!("{:?}", answers.message().await.unwrap().unwrap());
+    assert!(answer.contains("chancery.admin.v1.Admin") && answer.contains("grpc.health.v1.Health"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_stopping_server_ends_its_followers() {
+    let mut fixture = fixture(false).await;
+    let follow = pb::ReadAuditRequest { follow: true, ..ask("tail") };
+    let mut records = fixture.admin.read_audit(follow).await.unwrap().into_inner();
+    fixture.stopping.cancel();
+    let ended = tokio::time::timeout(Duration::from_secs(5), records.message()).await.unwrap();
+    assert_eq!(ended.unwrap_err().code(), Code::Unavailable);
 }

@@ -1,0 +1,134 @@
+//! What can be wrong with a single setting, in the words of whoever mends it.
+
+use super::{LONGEST_SOCKET_NAME, LONGEST_SOCKET_PATH, MOST_OPERATORS, MOST_SOCKETS};
+use crate::identity::IdentityError;
+use crate::policy::ADMIN_SOCKET;
+
+/// What is wrong with a setting, wherever it was written. Each says what to write instead.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SettingError {
+    /// A socket's path does not fit its address.
+    #[error(
+        "{length} bytes, but a Unix socket's path has at most {LONGEST_SOCKET_PATH}: choose a shorter one, such as /run/chancery/{name}.sock"
+    )]
+    SocketPathTooLong {
+        /// Bytes of the path.
+        length: usize,
+        /// The socket's name.
+        name: String,
+    },
+    /// A path that is empty or holds a zero byte.
+    #[error("not a path: write one such as /run/chancery/{name}.sock")]
+    NoPath {
+        /// The socket's name.
+        name: String,
+    },
+    /// A socket name that would not fit an identity.
+    #[error(
+        "a socket's name has 1 to {LONGEST_SOCKET_NAME} letters, digits, dots, dashes and underscores, and is not only dots"
+    )]
+    SocketName,
+    /// The admin socket's name.
+    #[error("\"{ADMIN_SOCKET}\" is the admin socket's own name: choose another")]
+    ReservedName,
+    /// Two sockets of one name.
+    #[error("another socket has this name: rules match sockets by name, so each needs its own")]
+    DuplicateName,
+    /// Two sockets of one path.
+    #[error("another socket has this path: write one for each")]
+    DuplicatePath,
+    /// More sockets than a server opens.
+    #[error("{count} sockets, but a server opens at most {MOST_SOCKETS}")]
+    TooManySockets {
+        /// How many.
+        count: usize,
+    },
+    /// No socket at all.
+    #[error(
+        "nobody could fetch a certificate: write [[sds.listen]] with name = \"sds\" and path = \"/run/chancery/sds.sock\""
+    )]
+    NoSocket,
+    /// TCP on SDS.
+    #[error(
+        "an address, but SDS listens on Unix sockets, where the kernel says who asks: write a path such as /run/chancery/{name}.sock"
+    )]
+    SocketAddress {
+        /// The socket's name.
+        name: String,
+    },
+    /// Permission bits that are no octal number, or that let nobody in.
+    #[error(
+        "not the permission bits of a socket: write \"0660\" (owner and group) or \"0666\" (everybody; rules decide who gets what)"
+    )]
+    Mode,
+    /// No address.
+    #[error("not an address and port: write \"127.0.0.1:8080\", or port 0 for a free one")]
+    Address,
+    /// An address that other machines reach.
+    #[error(
+        "other machines would reach it without TLS, and could be given another bundle on the way: listen on 127.0.0.1, or set http.beyond_loopback = true"
+    )]
+    BeyondLoopback,
+    /// An empty name of a secret.
+    #[error("a secret's name is not empty and has at most 2048 bytes")]
+    SecretName,
+    /// Two secrets of one name.
+    #[error("another secret has this name: a client could get only one of them")]
+    DuplicateSecret,
+    /// An issuing CA that would outlive half of the root.
+    #[error(
+        "an issuing CA must live at most half as long as the root ({root}), which has to outlive two of them: shorten it"
+    )]
+    IssuingTooLong {
+        /// The root's lifetime.
+        root: String,
+    },
+    /// An operator who is nobody.
+    #[error("it names nobody: write uid = 1001, gid = 2000 or client = \"spiffe://{{trust_domain}}/operators/*\"")]
+    NoOperator,
+    /// More operators than a server keeps.
+    #[error(
+        "{count} operators, but a server keeps at most {MOST_OPERATORS}: name a group, or a prefix that ends in /*"
+    )]
+    TooManyOperators {
+        /// How many.
+        count: usize,
+    },
+    /// A pattern that no certificate of ours fits.
+    #[error(
+        "{problem}: write a SPIFFE ID of this trust domain, or a prefix such as spiffe://{{trust_domain}}/operators/*"
+    )]
+    OperatorClient {
+        /// What is wrong with it.
+        problem: IdentityError,
+    },
+    /// A pattern of another trust domain.
+    #[error("no certificate of another trust domain gets in: write spiffe://{{trust_domain}}/operators/*")]
+    OperatorOfOthers,
+    /// No number of a user or group.
+    #[error("not the number of a user or group: write one from 0 to 4294967294, as id -u or id -g prints it")]
+    Id,
+    /// Operators who could not open the socket.
+    #[error(
+        "only the server's own user may connect to a socket of these bits, and operators by uid or gid are given: write mode = \"0660\" (its group) or \"0666\" (everybody; those without a role are told no)"
+    )]
+    OperatorsLockedOut,
+    /// A port that nobody could use.
+    #[error(
+        "nobody could use it: write [[admin.operator]] with a role and client = \"spiffe://{{trust_domain}}/operators/*\""
+    )]
+    NoRemoteOperator,
+    /// A credential's name that is no file name.
+    #[error(
+        "not a credential's name: write \"credential:sealing.key\", as in the unit's LoadCredential=sealing.key:FILE"
+    )]
+    CredentialName,
+    /// A credential outside of systemd.
+    #[error(
+        "keys.sealing_key is a credential of systemd, but $CREDENTIALS_DIRECTORY is not set: start the service by systemd with LoadCredential=, or write the path of a file"
+    )]
+    NoCredentials,
+    /// First and longest wait the wrong way round.
+    #[error("longer than limits.renewal_retry_longest: make it shorter")]
+    RetriesReversed,
+}
