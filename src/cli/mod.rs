@@ -16,6 +16,7 @@ pub mod exit;
 pub mod fetch;
 pub mod policy;
 pub mod records;
+mod reload;
 #[cfg(test)]
 mod schema;
 pub mod screen;
@@ -83,7 +84,7 @@ enum Command {
     /// The trust bundle: show
     #[command(subcommand)]
     Bundle(bundle::Bundle),
-    /// Policy: check, show, explain
+    /// Policy: check, show, explain, diff, apply
     #[command(subcommand)]
     Policy(policy::Policy),
     /// The ledger: tail, show, prove, verify, export
@@ -93,6 +94,8 @@ enum Command {
     Status,
     /// Looks for what is wrong with an installation, with or without its server
     Doctor,
+    /// Has the server read its policy and configuration files again
+    Reload,
     /// The configuration file: check, default
     #[command(subcommand)]
     Config(config_file::Config),
@@ -161,6 +164,7 @@ fn dispatch(command: Command, context: &Context) -> Done {
         Command::Audit(command) => client_side(command.run(context)),
         Command::Status => client_side(status::run(context)),
         Command::Doctor => client_side(doctor::run(context)),
+        Command::Reload => client_side(reload::run(context)),
         Command::Config(command) => command.run(context),
         Command::Completions(args) => shell::completions(&args),
         Command::Man(args) => shell::man(&args, context),

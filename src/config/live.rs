@@ -82,7 +82,6 @@ mod tests {
             assert_eq!(needs_restart(FILE, &format!("{FILE}{more}")), expected, "{more}");
         };
         check("# a comment\n", true, &[]);
-        check("[[admin.operator]]\nrole = \"reader\"\nuid = 5\n", true, &[]);
         check("[log]\nlevel = \"debug\"\n", true, &[]);
         check("[limits]\nmax_certificates_per_caller = 7\n", true, &[]);
         check("[limits]\nmax_connections = 7\n[log]\nlevel = \"debug\"\n", false, &["limits.max_connections"]);

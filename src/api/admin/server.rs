@@ -25,11 +25,12 @@ use super::gate::Gate;
 use crate::attest::{AttestError, login, unix_peer};
 use crate::caller::{Caller, Evidence};
 use crate::policy::ADMIN_SOCKET;
+use crate::policy::LARGEST_POLICY;
 use crate::proto::ADMIN_DESCRIPTORS;
 use crate::proto::chancery::admin::v1::admin_server::AdminServer;
 
 /// The largest request in bytes: a CSR and a few words, or a whole policy file.
-pub const LARGEST_REQUEST: usize = 256 * 1024;
+pub const LARGEST_REQUEST: usize = LARGEST_POLICY + 64 * 1024;
 
 /// Requests and streams that one connection may have under way.
 pub const MOST_STREAMS: u32 = 32;
