@@ -181,12 +181,13 @@ impl Backend for AppBackend {
 
     fn authorities(&self) -> Vec<AuthoritySchedule> {
         let (authorities, now) = (self.authorities_now(), self.clock.now());
-        let current = bundle(&self.trust_domain, &authorities);
+        let bundles = Arc::clone(&self.feed.bundles().borrow());
+        let current = bundles.get(&self.trust_domain).map(|bundle| bundle.version.as_str());
         let holders = self
             .feed
             .live()
             .into_iter()
-            .filter(|proxy| !proxy.is_certificate && proxy.acked_version.as_deref() == Some(current.version()));
+            .filter(|proxy| !proxy.is_certificate && proxy.acked_version.as_deref() == current);
         let held_by = u64::try_from(holders.count()).unwrap_or(u64::MAX);
         let times = AuthorityTimes::new(self.issuing_lifetime, self.street.policy().longest_lifetime()).ok();
         let schedule = |authority: &Arc<crate::ca::slot::Authority>| AuthoritySchedule {

@@ -82,7 +82,7 @@ pub async fn build(settings: Settings) -> Result<Bound, AppError> {
 type Listeners = (Feed, Vec<(String, UnixListener)>, UnixListener, Option<TcpListener>, Addresses);
 
 async fn bind(settings: &Settings, state: &State) -> Result<Listeners, AppError> {
-    let feed = state.feed(settings);
+    let feed = state.feed(settings).await;
     let mut sds = Vec::new();
     for socket in &settings.sds.listen {
         sds.push((socket.name.clone(), sockets::unix(socket.path.as_path(), socket.mode)?));
@@ -178,7 +178,7 @@ impl Bound {
                 rotation::authorities(keeper, state.street.clone(), clock(), stopping.clone()),
             );
         }
-        state.tasks.spawn("app.bundle", state.publish_bundles(feed.clone()));
+        state.tasks.spawn("revocation.lists", state.revoker.clone().keep(stopping.clone()));
         let refusals = rotation::refusals(state.street.clone(), clock(), stopping.clone());
         state.tasks.spawn("rotation.refusals", refusals);
         state.tasks.spawn("app.reload", reloader.watch(stopping.clone()));

@@ -8,7 +8,6 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use tracing::{error, info, warn};
 
-use super::backend::bundle;
 use super::directory::{DataDirectory, DirectoryError};
 use super::projection::{Projection, ProjectionError};
 use super::snapshot;
@@ -18,17 +17,18 @@ use crate::audit::ledger::{CheckpointKey, Ledger, LedgerError, LedgerLimits, Led
 use crate::audit::personal::{ErasurePool, PersonalError};
 use crate::ca::authority::{AuthorityError, AuthorityPlan, Keeper, KeeperParts};
 use crate::ca::issue::{Parts, Street};
-use crate::ca::slot::{Authorities, Name};
+use crate::ca::slot::Name;
 use crate::ca::standing::Standing;
 use crate::clock::Clock;
 use crate::config::files::{self, FileError};
 use crate::config::{SealingKey, SettingError, Settings};
 use crate::entropy::Entropy;
+use crate::feed::Feed;
 use crate::feed::street::StreetSource;
-use crate::feed::{Feed, TrustBundle};
 use crate::identity::TrustDomain;
 use crate::keys::sealed::{SealedError, SealedStore};
 use crate::policy::{Policy, starter};
+use crate::revocation::{CrlTimes, Revoker, RevokerParts};
 use crate::secret::{SecretFileError, write_private};
 use crate::store::embedded::{Embedded, Opened};
 use crate::store::{Store, StoreError};
@@ -106,6 +106,7 @@ pub(super) struct State {
     pub(super) personal: Arc<ErasurePool>,
     pub(super) store: Arc<dyn Store>,
     pub(super) street: Street,
+    pub(super) revoker: Revoker,
     pub(super) metrics: Metrics,
     /// Until it is handed to its task.
     pub(super) keeper: Option<Keeper>,
@@ -153,14 +154,6 @@ impl State {
             plan: plan(settings, &policy),
         };
         let mut keeper = Keeper::open(parts, &store.authorities()?)?;
-        let made = keeper.establish().await?;
-        let in_force = [("policy", policy.hash_hex().to_owned()), ("configuration", fingerprint(settings))];
-        for (what, after) in in_force {
-            let event = recorder.event(Action::ConfigChange, Outcome::Success, clock.now());
-            record_change(&ledger, &*store, event, what, after).await?;
-        }
-        projection.catch_up()?;
-        tasks.spawn("app.projection", projection.follow(clock.clone(), tasks.stopping()));
         let street = Street::new(Parts {
             policy,
             ledger: ledger.clone(),
@@ -170,7 +163,22 @@ impl State {
             recorder: recorder.clone(),
             standing: Standing::default(),
         });
-        ledger.set_snapshot_source(snapshot::source(keeper.watch(), clock.clone(), recorder.clone()));
+        let parts = RevokerParts {
+            street: street.clone(),
+            ledger: ledger.clone(),
+            store: Arc::clone(&store),
+            clock: clock.clone(),
+            recorder: recorder.clone(),
+            tasks: tasks.clone(),
+            trust_domain: settings.trust_domain.clone(),
+            directory: directory.path().join("crl"),
+            times: CrlTimes::default(),
+        };
+        let (revoker, made) = establish(parts, &mut keeper).await?;
+        record_in_force(settings, &street, &ledger, &*store, &recorder, clock.now()).await?;
+        projection.catch_up()?;
+        tasks.spawn("app.projection", projection.follow(clock.clone(), tasks.stopping()));
+        ledger.set_snapshot_source(snapshot::source(street.clone(), clock.clone(), recorder.clone()));
         let keeper = Some(keeper);
         Ok(Self {
             directory,
@@ -184,6 +192,7 @@ impl State {
             personal,
             store,
             street,
+            revoker,
             metrics,
             keeper,
             made,
@@ -193,8 +202,8 @@ impl State {
         })
     }
 
-    /// The feed, with the bundle published and kept current.
-    pub(super) fn feed(&self, settings: &Settings) -> Feed {
+    /// The feed, with the bundle published; the revoker keeps it current.
+    pub(super) async fn feed(&self, settings: &Settings) -> Feed {
         let source =
             StreetSource::new(self.street.clone(), Arc::clone(&self.store), self.clock.clone(), self.entropy.clone());
         let source = Measured::new(Arc::new(source), self.metrics.clone(), self.clock.clone());
@@ -206,19 +215,8 @@ impl State {
             self.clock.clone(),
             self.entropy.clone(),
         );
-        feed.publish_bundle(trust_bundle(&self.trust_domain, &self.street.authorities().borrow()));
+        self.revoker.attach(feed.clone()).await;
         feed
-    }
-
-    /// Publishes the bundle whenever the authorities change, until the server stops.
-    pub(super) fn publish_bundles(&self, feed: Feed) -> impl Future<Output = ()> + Send + 'static {
-        let (mut authorities, domain) = (self.street.authorities(), self.trust_domain.clone());
-        let stopping = self.tasks.stopping();
-        async move {
-            while stopping.run_until_cancelled(authorities.changed()).await.is_some_and(|changed| changed.is_ok()) {
-                feed.publish_bundle(trust_bundle(&domain, &authorities.borrow_and_update()));
-            }
-        }
     }
 
     /// Ends everything in order: what serves, then counted refusals, then the ledger with its last checkpoint.
@@ -254,10 +252,16 @@ fn metrics(ledger: &Ledger, projection: &mut Projection, started_at: OffsetDateT
     metrics
 }
 
-fn trust_bundle(domain: &TrustDomain, authorities: &Authorities) -> TrustBundle {
-    let bundle = bundle(domain, authorities);
-    let version = bundle.version().to_owned();
-    TrustBundle { trust_domain: domain.clone(), pem: bundle.pem(), version }
+/// Who is denied, what is revoked and the CRLs; then authorities, which sign nothing before their CRL is there.
+async fn establish(parts: RevokerParts, keeper: &mut Keeper) -> Result<(Revoker, Vec<Name>), AppError> {
+    let revoker = Revoker::open(parts)?;
+    keeper.publish_lists_with(Arc::new(revoker.clone()));
+    let made = keeper.establish().await?;
+    if let Err(why) = revoker.bring_up_to_date().await {
+        // What was published before holds until its end; the revoker's task tries again.
+        error!(error = why, "not every CRL could be made");
+    }
+    Ok((revoker, made))
 }
 
 /// The policy file; the starter where there is none and the directory is new.
@@ -300,6 +304,23 @@ fn plan(settings: &Settings, policy: &Policy) -> AuthorityPlan {
 pub(super) fn fingerprint(settings: &Settings) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, format!("{settings:?}").as_bytes());
     hex::encode(digest)
+}
+
+/// Records which policy and configuration are in force, where they are not those of the last run.
+async fn record_in_force(
+    settings: &Settings,
+    street: &Street,
+    ledger: &Ledger,
+    store: &dyn Store,
+    recorder: &Recorder,
+    now: OffsetDateTime,
+) -> Result<(), AppError> {
+    let in_force = [("policy", street.policy().hash_hex().to_owned()), ("configuration", fingerprint(settings))];
+    for (what, after) in in_force {
+        let event = recorder.event(Action::ConfigChange, Outcome::Success, now);
+        record_change(ledger, store, event, what, after).await?;
+    }
+    Ok(())
 }
 
 /// Records what is in force now, if it is not what was in force before.

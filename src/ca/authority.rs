@@ -7,7 +7,8 @@
 //! 2. `ca.prepare` is recorded, with the hash of what will be signed. A crash leaves an authority without a certificate,
 //!    which the next start passes over, its number used up;
 //! 3. it is signed, and `certificate.signed` holds the certificate. From here on it is prepared;
-//! 4. `ca.activate`, then `ca.retire` of the one before it. A crash between the two leaves both active in the records;
+//! 4. its CRL is made and published ([`Lists`]): a verifier that has CRLs refuses what an authority without one issued;
+//! 5. `ca.activate`, then `ca.retire` of the one before it. A crash between the two leaves both active in the records;
 //!    [`Keeper::establish`] retires the older one then.
 //!
 //! The index of the ledger is where a start reads them from, so the ledger alone can rebuild the hierarchy.
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use futures::future::BoxFuture;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 use tracing::info;
@@ -114,6 +116,9 @@ pub enum AuthorityError {
     /// Its certificate could not be prepared.
     #[error("the certificate of an authority cannot be prepared: {0}")]
     Draft(#[from] DraftError),
+    /// There is no CRL of an authority that should sign from now on.
+    #[error("the CRLs could not be published, so no authority is activated: {0}")]
+    Lists(String),
     /// Nothing could be recorded.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -145,6 +150,12 @@ pub struct KeeperParts {
     pub plan: AuthorityPlan,
 }
 
+/// Makes CRLs; `revocation` does.
+pub trait Lists: Send + Sync + std::fmt::Debug {
+    /// Makes and publishes the CRL of every authority that has none yet. In words why not.
+    fn publish_missing(&self) -> BoxFuture<'_, Result<(), String>>;
+}
+
 /// The one that owns the authorities.
 #[derive(Debug)]
 pub struct Keeper {
@@ -154,6 +165,7 @@ pub struct Keeper {
     last_root: u32,
     last_issuing: u32,
     current: watch::Sender<Arc<Authorities>>,
+    lists: Option<Arc<dyn Lists>>,
 }
 
 impl Keeper {
@@ -163,7 +175,8 @@ impl Keeper {
     /// [`AuthorityError`]: a clock outside the active authority's time, a missing or other key, another trust domain.
     pub fn open(parts: KeeperParts, rows: &[AuthorityRow]) -> Result<Self, AuthorityError> {
         let times = AuthorityTimes::new(parts.plan.issuing_lifetime, parts.plan.longest_leaf)?;
-        let mut keeper = Self { parts, times, last_root: 0, last_issuing: 0, current: watch::Sender::default() };
+        let mut keeper =
+            Self { parts, times, last_root: 0, last_issuing: 0, current: watch::Sender::default(), lists: None };
         let mut all: Vec<Arc<Authority>> = Vec::new();
         for row in rows {
             let name: Name = row.name.parse().map_err(|_| record(&row.name, "its name has another form"))?;
@@ -177,6 +190,11 @@ impl Keeper {
         keeper.check_time(&authorities)?;
         keeper.current.send_replace(Arc::new(authorities));
         Ok(keeper)
+    }
+
+    /// From now on no authority signs before `lists` has published its CRL.
+    pub fn publish_lists_with(&mut self, lists: Arc<dyn Lists>) {
+        self.lists = Some(lists);
     }
 
     /// The authorities, now and as they change.
@@ -383,8 +401,11 @@ impl Keeper {
         Ok(Draft::authority(spec, parent.map(|parent| &*parent.issuer), now)?)
     }
 
-    /// Step 4: it signs from now on, the one before it retires.
+    /// Steps 4 and 5: its CRL is out, it signs from now on, the one before it retires.
     async fn activate(&mut self, name: Name) -> Result<(), AuthorityError> {
+        if let Some(lists) = &self.lists {
+            lists.publish_missing().await.map_err(AuthorityError::Lists)?;
+        }
         self.transition(name, Action::CaActivate, State::Active).await?;
         self.retire_all_but(name).await
     }

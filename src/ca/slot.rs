@@ -188,8 +188,20 @@ impl Authorities {
     /// The roots that everyone should trust now, DER, in the order of their numbers.
     #[must_use]
     pub fn trusted_roots(&self) -> Vec<Vec<u8>> {
+        self.trusted_roots_if(|_| true)
+    }
+
+    /// Those of [`Self::trusted_roots`] whose key identifier `choose` says yes to.
+    #[must_use]
+    pub fn trusted_roots_if(&self, choose: impl Fn(&[u8]) -> bool) -> Vec<Vec<u8>> {
         let trusted = |a: &&Arc<Authority>| matches!(a.state, State::Prepared | State::Active | State::Retiring);
-        self.at(Level::Root).filter(trusted).map(|a| a.issuer.der().to_vec()).collect()
+        let roots = self.at(Level::Root).filter(trusted).filter(|a| choose(a.issuer.key_id()));
+        roots.map(|a| a.issuer.der().to_vec()).collect()
+    }
+
+    /// Every one, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Authority>> {
+        self.all.iter()
     }
 
     /// What a record says of each.

@@ -8,15 +8,25 @@ use crate::feed::names::SecretRef;
 use crate::feed::payload::Payload;
 use crate::identity::TrustDomain;
 
-/// The roots of one trust domain.
+/// The roots of one trust domain and the CRLs that go with them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrustBundle {
     /// Whose.
     pub trust_domain: TrustDomain,
-    /// PEM: the roots in a stable order (and later their CRLs).
+    /// PEM: the roots in a stable order.
     pub pem: Vec<u8>,
+    /// PEM: the CRL of every authority, or nothing. Never only some: a verifier that has CRLs wants one of each CA of a
+    /// chain.
+    pub crl_pem: Vec<u8>,
     /// Derived from the content, so that it is equal after a restart.
     pub version: String,
+}
+
+impl TrustBundle {
+    /// Roots and CRLs as one text.
+    fn with_crls(&self) -> Vec<u8> {
+        [self.pem.as_slice(), &self.crl_pem].concat()
+    }
 }
 
 /// Every known bundle, encoded once for all streams.
@@ -31,7 +41,7 @@ impl Bundles {
     #[must_use]
     pub(crate) fn with(&self, bundle: TrustBundle) -> Self {
         let mut by_domain = self.by_domain.clone();
-        let payload = Payload::bundle(&bundle.version, &bundle.pem);
+        let payload = Payload::bundle(&bundle.version, &bundle.pem, &bundle.crl_pem);
         by_domain.insert(bundle.trust_domain.clone(), (bundle, payload));
         // The map is sorted, so equal content gives equal bytes and an equal version.
         let mut content = digest::Context::new(&digest::SHA256);
@@ -39,7 +49,7 @@ impl Bundles {
             content.update(format!("{}\n{}\n", bundle.trust_domain, bundle.version).as_bytes());
         }
         let version = hex::encode(content.finish());
-        let domains = by_domain.values().map(|(bundle, _)| (&bundle.trust_domain, bundle.pem.as_slice()));
+        let domains = by_domain.values().map(|(bundle, _)| (&bundle.trust_domain, bundle.with_crls()));
         let all = Some(Payload::spiffe_validator(&version, domains));
         Self { by_domain, all }
     }

@@ -64,18 +64,21 @@ impl Payload {
         Self { version: certificate.held.version.as_str().into(), secret: Bytes::from_owner(out) }
     }
 
-    /// The roots of one trust domain, for Envoy's default validator.
+    /// The roots of one trust domain and their CRLs, for Envoy's default validator.
     #[must_use]
-    pub fn bundle(version: &str, pem: &[u8]) -> Self {
-        let context =
-            CertificateValidationContext { trusted_ca: Some(inline(pem)), ..CertificateValidationContext::default() };
+    pub fn bundle(version: &str, pem: &[u8], crl_pem: &[u8]) -> Self {
+        let context = CertificateValidationContext {
+            trusted_ca: Some(inline(pem.to_vec())),
+            crl: (!crl_pem.is_empty()).then(|| inline(crl_pem.to_vec())),
+            ..CertificateValidationContext::default()
+        };
         Self::validation(version, context)
     }
 
     /// The roots of several trust domains, each vouching for its own, for the SPIFFE validator. That one ignores the
     /// context's `crl` field without a word: CRLs belong into each domain's PEM.
     #[must_use]
-    pub fn spiffe_validator<'a>(version: &str, domains: impl IntoIterator<Item = (&'a TrustDomain, &'a [u8])>) -> Self {
+    pub fn spiffe_validator<'a>(version: &str, domains: impl IntoIterator<Item = (&'a TrustDomain, Vec<u8>)>) -> Self {
         let trust_domains = domains.into_iter().map(|(domain, pem)| spiffe_cert_validator_config::TrustDomain {
             name: domain.as_str().to_owned(),
             trust_bundle: Some(inline(pem)),
@@ -96,8 +99,8 @@ impl Payload {
     }
 }
 
-fn inline(bytes: &[u8]) -> DataSource {
-    DataSource { specifier: Some(Specifier::InlineBytes(bytes.to_vec())) }
+fn inline(bytes: Vec<u8>) -> DataSource {
+    DataSource { specifier: Some(Specifier::InlineBytes(bytes)) }
 }
 
 /// The key and length that precede a field of `len` bytes.
@@ -136,8 +139,8 @@ mod tests {
             let expected = Secret {
                 name: String::new(),
                 r#type: Some(Type::TlsCertificate(TlsCertificate {
-                    certificate_chain: Some(inline(&certificate.chain_pem)),
-                    private_key: Some(inline(b"planted key")),
+                    certificate_chain: Some(inline(certificate.chain_pem.clone())),
+                    private_key: Some(inline(b"planted key".to_vec())),
                 })),
             };
             assert_eq!(payload.secret, expected.encode_to_vec());
@@ -148,13 +151,13 @@ mod tests {
     #[test]
     fn the_spiffe_validator_names_each_domain_without_scheme() {
         let domain = TrustDomain::parse("spiffe://example.org").unwrap();
-        let payload = Payload::spiffe_validator("v", [(&domain, b"pem".as_slice())]);
+        let payload = Payload::spiffe_validator("v", [(&domain, b"pem".to_vec())]);
         let secret = Secret::decode(payload.secret).unwrap();
         let Some(Type::ValidationContext(context)) = secret.r#type else { panic!("{secret:?}") };
         let any = context.custom_validator_config.unwrap().typed_config.unwrap();
         assert_eq!(any.type_url, SPIFFE_VALIDATOR_TYPE);
         let config = SpiffeCertValidatorConfig::decode(any.value.as_slice()).unwrap();
         assert_eq!(config.trust_domains[0].name, "example.org");
-        assert_eq!(config.trust_domains[0].trust_bundle, Some(inline(b"pem")));
+        assert_eq!(config.trust_domains[0].trust_bundle, Some(inline(b"pem".to_vec())));
     }
 }

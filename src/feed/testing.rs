@@ -39,7 +39,12 @@ pub(crate) fn bundle(pem: &str) -> TrustBundle {
     let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, pem.as_bytes());
     let long = || format!("bundle-{}{}", pem.get(..1).unwrap_or_default(), hex::encode(hash));
     let version = if pem.len() < 20 { format!("bundle-{pem}") } else { long() };
-    TrustBundle { trust_domain: TrustDomain::parse("example.org").unwrap(), pem: pem.as_bytes().to_vec(), version }
+    TrustBundle {
+        trust_domain: TrustDomain::parse("example.org").unwrap(),
+        pem: pem.as_bytes().to_vec(),
+        crl_pem: Vec::new(),
+        version,
+    }
 }
 
 /// A certificate that is valid whenever the tests run, and its key, both PEM.

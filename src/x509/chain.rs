@@ -116,6 +116,21 @@ pub(crate) fn split(der: &[u8]) -> Result<Parts<'_>, NotDer> {
     Ok(Parts { tbs: tbs.whole, algorithm: algorithm.whole, signature })
 }
 
+/// Makes the whole of a certificate or CRL of its three parts: what [`split`] takes apart.
+pub(crate) fn wrap(tbs: &[u8], algorithm: &[u8], signature: &[u8]) -> Vec<u8> {
+    let mut bits = Vec::with_capacity(6);
+    der::write_header(&mut bits, der::BIT_STRING, signature.len() + 1);
+    // No unused bits.
+    bits.push(0);
+    let length = tbs.len() + algorithm.len() + bits.len() + signature.len();
+    let mut out = Vec::with_capacity(length + 6);
+    der::write_header(&mut out, der::SEQUENCE, length);
+    for part in [tbs, algorithm, &bits, signature] {
+        out.extend_from_slice(part);
+    }
+    out
+}
+
 /// One CA certificate able to issue, with the way up from it.
 #[derive(Debug)]
 pub struct Issuer {

@@ -12,6 +12,8 @@ pub const BIT_STRING: u8 = 0x03;
 pub const OCTET_STRING: u8 = 0x04;
 /// OBJECT IDENTIFIER.
 pub const OID: u8 = 0x06;
+/// ENUMERATED.
+pub const ENUMERATED: u8 = 0x0a;
 /// UTCTime.
 pub const UTC_TIME: u8 = 0x17;
 /// GeneralizedTime.
@@ -63,14 +65,14 @@ impl<'a> Reader<'a> {
         let (&first, after) = after.split_first().ok_or(NotDer)?;
         let (length, after) = match first {
             0..=0x7f => (usize::from(first), after),
-            // X.690 10.1: the fewest octets possible. Three carry 16 MiB, more than any input limit here.
-            0x81..=0x83 => {
+            // X.690 10.1: the fewest octets possible. Four carry 4 GiB, more than any input limit or CRL of ours.
+            0x81..=0x84 => {
                 let (octets, after) = after.split_at_checked(usize::from(first & 0x7f)).ok_or(NotDer)?;
                 let length = octets.iter().fold(0, |sum, &octet| (sum << 8) | usize::from(octet));
                 let minimal = octets.first() != Some(&0) && length > 0x7f;
                 (if minimal { length } else { return Err(NotDer) }, after)
             }
-            0x80 | 0x84..=0xff => return Err(NotDer),
+            0x80 | 0x85..=0xff => return Err(NotDer),
         };
         let (content, rest) = after.split_at_checked(length).ok_or(NotDer)?;
         let (whole, _) = self.rest.split_at_checked(self.rest.len() - rest.len()).ok_or(NotDer)?;

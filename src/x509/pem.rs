@@ -13,6 +13,8 @@ pub const CERTIFICATE: &str = "CERTIFICATE";
 pub const PRIVATE_KEY: &str = "PRIVATE KEY";
 /// The label of a CSR.
 pub const CERTIFICATE_REQUEST: &str = "CERTIFICATE REQUEST";
+/// A certificate revocation list; RFC 7468 section 6.
+pub const CRL: &str = "X509 CRL";
 
 /// Octets in one full line of 64 characters.
 const LINE: usize = 48;

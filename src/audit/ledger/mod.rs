@@ -36,7 +36,7 @@ pub use journal::Priority;
 pub use open::{LedgerLimits, LedgerOptions, OpenReport};
 pub use position::{Position, PositionError};
 pub use reader::{LedgerReader, LogInfo, MOST_READ};
-pub use recorded::Recorded;
+pub use recorded::{Describable, Recorded};
 pub use recover::Recovery;
 pub use rotate::SnapshotSource;
 pub use shared::{CommitObserver, Heads, Health};

@@ -2,7 +2,26 @@
 
 use super::{Ledger, LedgerError, Position};
 use crate::audit::event::Event;
+use crate::x509::crl::CrlDraft;
 use crate::x509::draft::Draft;
+
+/// What can be recorded and then signed: the draft of a certificate or of a CRL.
+pub trait Describable {
+    /// Whether `event` says what this is.
+    fn is_described_by(&self, event: &Event) -> bool;
+}
+
+impl Describable for Draft {
+    fn is_described_by(&self, event: &Event) -> bool {
+        event.certificate.as_ref() == Some(self.facts())
+    }
+}
+
+impl Describable for CrlDraft {
+    fn is_described_by(&self, event: &Event) -> bool {
+        event.crl.as_ref() == Some(self.facts())
+    }
+}
 
 /// A draft whose record is durable.
 ///
@@ -15,12 +34,12 @@ use crate::x509::draft::Draft;
 /// }
 /// ```
 #[derive(Debug)]
-pub struct Recorded {
-    draft: Draft,
+pub struct Recorded<D = Draft> {
+    draft: D,
     position: Position,
 }
 
-impl Recorded {
+impl<D> Recorded<D> {
     /// The record.
     #[must_use]
     pub fn position(&self) -> &Position {
@@ -28,18 +47,18 @@ impl Recorded {
     }
 
     /// For `ca::sign` alone: the bytes to sign, and the record that says so.
-    pub(crate) fn into_parts(self) -> (Draft, Position) {
+    pub(crate) fn into_parts(self) -> (D, Position) {
         (self.draft, self.position)
     }
 }
 
 impl Ledger {
-    /// Makes the authorisation of one certificate durable.
+    /// Makes the authorisation of one certificate or CRL durable.
     ///
     /// # Errors
-    /// [`LedgerError::OtherCertificate`] when the record describes another certificate, else as [`Ledger::append`].
-    pub async fn record(&self, draft: Draft, event: Event) -> Result<Recorded, LedgerError> {
-        if event.certificate.as_ref() != Some(draft.facts()) {
+    /// [`LedgerError::OtherCertificate`] when the record describes another one, else as [`Ledger::append`].
+    pub async fn record<D: Describable>(&self, draft: D, event: Event) -> Result<Recorded<D>, LedgerError> {
+        if !draft.is_described_by(&event) {
             return Err(LedgerError::OtherCertificate);
         }
         let position = self.append(event).await?;

@@ -83,15 +83,15 @@ pub(super) struct Offer {
 pub(super) enum Content {
     /// PEM chain and PEM key.
     Certificate { chain: Vec<u8>, key: zeroize::Zeroizing<Vec<u8>> },
-    /// PEM roots.
-    Bundle { pem: Vec<u8> },
+    /// PEM roots and PEM revocation lists, of which there may be none.
+    Bundle { pem: Vec<u8>, crl: Vec<u8> },
 }
 
 impl std::fmt::Debug for Content {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Certificate { .. } => f.write_str("Certificate([secret])"),
-            Self::Bundle { pem } => write!(f, "Bundle({} bytes)", pem.len()),
+            Self::Bundle { pem, crl } => write!(f, "Bundle({} and {} bytes)", pem.len(), crl.len()),
         }
     }
 }
@@ -165,7 +165,13 @@ fn content(bytes: &[u8], name: &str) -> Option<Content> {
             chain: inline(certificate.certificate_chain?)?,
             key: inline(certificate.private_key?)?.into(),
         }),
-        Type::ValidationContext(context) => Some(Content::Bundle { pem: inline(context.trusted_ca?)? }),
+        Type::ValidationContext(context) => {
+            let crl = match context.crl {
+                Some(crl) => inline(crl)?,
+                None => Vec::new(),
+            };
+            Some(Content::Bundle { pem: inline(context.trusted_ca?)?, crl })
+        }
     }
 }
 

@@ -4,8 +4,9 @@
 //! DIR/cert.pem   -> ..data/cert.pem        what programs open; these links never change
 //! DIR/key.pem    -> ..data/key.pem
 //! DIR/bundle.pem -> ..data/bundle.pem
+//! DIR/crl.pem    -> ..data/crl.pem         only while there are revocation lists
 //! DIR/..data     -> ..set-1                the one link that is swapped, by rename(2)
-//! DIR/..set-1/     cert.pem key.pem bundle.pem state.json
+//! DIR/..set-1/     cert.pem key.pem bundle.pem crl.pem state.json
 //! ```
 //!
 //! A set is on the disk, whole and synced, before the link names it; a crash leaves the old set or the new one. The set
@@ -41,6 +42,11 @@ const RAN: &str = "..ran";
 const CERTIFICATE: &str = "cert.pem";
 const KEY: &str = "key.pem";
 const BUNDLE: &str = "bundle.pem";
+const CRL: &str = "crl.pem";
+
+/// The files of a set that programs open.
+const SHOWN: [&str; 4] = [CERTIFICATE, KEY, BUNDLE, CRL];
+
 const STATE: &str = "state.json";
 
 /// The largest file of a set that is read back, in bytes.
@@ -98,20 +104,71 @@ pub(super) struct Files {
 impl Files {
     /// Takes `dir` over, making it when it is not there, and clears away what a crash left.
     pub(super) fn open(dir: &Path) -> Result<Self, FilesError> {
+        let files = Self::lock(dir)?;
+        files.take_over()?;
+        Ok(files)
+    }
+
+    /// Like [`Files::open`], but a certificate, key and roots that lie there as plain files (`cert issue` wrote them, and
+    /// somebody carried them to this machine) become the first set.
+    pub(super) fn open_adopting(dir: &Path, name: &str, bundle_name: &str) -> Result<Self, FilesError> {
+        let files = Self::lock(dir)?;
+        files.adopt(name, bundle_name)?;
+        files.take_over()?;
+        Ok(files)
+    }
+
+    fn lock(dir: &Path) -> Result<Self, FilesError> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(at(dir))?;
         let path = dir.join(LOCK);
         let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let lock = Flock::lock(file.map_err(at(&path))?, FlockArg::LockExclusiveNonblock)
             .map_err(|_| FilesError::InUse { dir: dir.to_owned() })?;
-        let files = Self { dir: dir.to_owned(), _lock: lock };
-        for name in [CERTIFICATE, KEY, BUNDLE] {
-            let path = dir.join(name);
+        Ok(Self { dir: dir.to_owned(), _lock: lock })
+    }
+
+    fn take_over(&self) -> Result<(), FilesError> {
+        for name in SHOWN {
+            let path = self.dir.join(name);
             if fs::symlink_metadata(&path).is_ok() && fs::read_link(&path).ok() != Some(Path::new(CURRENT).join(name)) {
                 return Err(FilesError::NotOurs { path });
             }
         }
-        files.clear(files.current().as_deref(), None);
-        Ok(files)
+        self.clear(self.current().as_deref(), None);
+        // A crash may have come between a set and its links.
+        if let Some(current) = self.current() {
+            self.show(&self.dir.join(current))?;
+        }
+        Ok(())
+    }
+
+    /// Plain files become a set, then links to it. After a crash in between, those that equal the set's are replaced.
+    fn adopt(&self, name: &str, bundle_name: &str) -> Result<(), FilesError> {
+        let plain = |file: &str| fs::symlink_metadata(self.dir.join(file)).is_ok_and(|facts| facts.is_file());
+        let file = |file: &str| {
+            let path = self.dir.join(file);
+            read(&path).map_err(at(&path))
+        };
+        if self.current().is_none() && [CERTIFICATE, KEY, BUNDLE].into_iter().all(plain) {
+            let crl = if plain(CRL) { file(CRL)?.to_vec() } else { Vec::new() };
+            // No versions: the server has not sent them, and offers its newest.
+            let set = Set {
+                chain: file(CERTIFICATE)?.to_vec(),
+                key: file(KEY)?,
+                bundle: file(BUNDLE)?.to_vec(),
+                crl,
+                certificate_version: String::new(),
+                bundle_version: String::new(),
+            };
+            self.make_current(&set, name, bundle_name)?;
+        }
+        for shown in SHOWN.into_iter().filter(|shown| plain(shown)) {
+            if read(&self.dir.join(CURRENT).join(shown)).is_ok_and(|same| file(shown).is_ok_and(|plain| plain == same))
+            {
+                self.link(&Path::new(CURRENT).join(shown), shown)?;
+            }
+        }
+        Ok(())
     }
 
     /// The name of the current set's directory.
@@ -131,6 +188,7 @@ impl Files {
             chain: read(&set.join(CERTIFICATE)).ok()?.to_vec(),
             key: read(&set.join(KEY)).ok()?,
             bundle: read(&set.join(BUNDLE)).ok()?.to_vec(),
+            crl: lists(&set.join(CRL)).ok()?,
             certificate_version: state.certificate_version,
             bundle_version: state.bundle_version,
         })
@@ -138,6 +196,15 @@ impl Files {
 
     /// Makes `set` the current one. When this returns, it survives power loss.
     pub(super) fn write(&self, set: &Set, name: &str, bundle_name: &str) -> Result<(), FilesError> {
+        let before = self.current();
+        let next = self.make_current(set, name, bundle_name)?;
+        self.show(&self.dir.join(&next))?;
+        self.clear(Some(&next), before.as_deref());
+        Ok(())
+    }
+
+    /// The new set's name.
+    fn make_current(&self, set: &Set, name: &str, bundle_name: &str) -> Result<String, FilesError> {
         let before = self.current();
         let number = before.as_deref().and_then(|name| name.strip_prefix(SET)?.parse().ok()).unwrap_or(0_u64);
         let next = format!("{SET}{}", number.wrapping_add(1));
@@ -154,22 +221,32 @@ impl Files {
         };
         let state =
             serde_json::to_vec(&state).map_err(|why| FilesError::Io { path: path.join(STATE), source: why.into() })?;
-        let contents: [(&str, &[u8]); 4] =
-            [(CERTIFICATE, &set.chain), (KEY, &set.key), (BUNDLE, &set.bundle), (STATE, &state)];
+        let contents: [(&str, &[u8]); 5] =
+            [(CERTIFICATE, &set.chain), (KEY, &set.key), (BUNDLE, &set.bundle), (CRL, &set.crl), (STATE, &state)];
         for (file, bytes) in contents {
+            // A server told to check against a file without a list refuses to start.
+            if file == CRL && bytes.is_empty() {
+                continue;
+            }
             let path = path.join(file);
             write_synced(&path, bytes).map_err(at(&path))?;
         }
         sync_directory(&path).map_err(at(&path))?;
         self.link(Path::new(&next), CURRENT)?;
-        for file in [CERTIFICATE, KEY, BUNDLE] {
-            if fs::symlink_metadata(self.dir.join(file)).is_err() {
-                self.link(&Path::new(CURRENT).join(file), file)?;
+        Ok(next)
+    }
+
+    /// The links that programs open: one for each file of the current `set`, and no other.
+    fn show(&self, set: &Path) -> Result<(), FilesError> {
+        for file in SHOWN {
+            let path = self.dir.join(file);
+            match (set.join(file).is_file(), fs::symlink_metadata(&path).is_ok()) {
+                (true, false) => self.link(&Path::new(CURRENT).join(file), file)?,
+                (false, true) => fs::remove_file(&path).map_err(at(&path))?,
+                (true, true) | (false, false) => {}
             }
         }
-        sync_directory(&self.dir).map_err(at(&self.dir))?;
-        self.clear(Some(&next), before.as_deref());
-        Ok(())
+        sync_directory(&self.dir).map_err(at(&self.dir))
     }
 
     /// Whether the command has run for the current set.
@@ -211,6 +288,15 @@ fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
+/// Revocation lists, which need not be there.
+fn lists(path: &Path) -> io::Result<Vec<u8>> {
+    match read(path) {
+        Ok(lists) => Ok(lists.to_vec()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
 fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     let file = File::open(path)?;
     let length = file.metadata()?.len();
@@ -234,6 +320,7 @@ mod tests {
             chain: format!("chain {version}").into_bytes(),
             key: format!("planted {version}").into_bytes().into(),
             bundle: b"roots".to_vec(),
+            crl: Vec::new(),
             certificate_version: version.to_owned(),
             bundle_version: "b".to_owned(),
         }
@@ -283,6 +370,45 @@ mod tests {
         assert!(files.ran());
         files.write(&set("v2"), "default", "ROOTCA").unwrap();
         assert!(!files.ran());
+    }
+
+    #[test]
+    fn revocation_lists_come_and_go_with_their_set() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (files, crl) = (Files::open(scratch.path()).unwrap(), scratch.path().join(CRL));
+        for (version, lists) in [("v1", ""), ("v2", "lists"), ("v3", "")] {
+            files.write(&Set { crl: lists.into(), ..set(version) }, "default", "ROOTCA").unwrap();
+            assert_eq!(fs::read_to_string(&crl).unwrap_or_default(), lists);
+            assert_eq!(fs::symlink_metadata(&crl).is_ok(), !lists.is_empty());
+            assert_eq!(files.load("default", "ROOTCA").unwrap().crl, lists.as_bytes());
+        }
+        // A crash between a set and its links.
+        files.make_current(&Set { crl: b"lists".to_vec(), ..set("v4") }, "default", "ROOTCA").unwrap();
+        drop(files);
+        Files::open(scratch.path()).unwrap();
+        assert_eq!(fs::read(&crl).unwrap(), b"lists");
+    }
+
+    #[test]
+    fn plain_files_are_adopted_even_after_a_crash() {
+        let scratch = tempfile::tempdir().unwrap();
+        let plain = [(CERTIFICATE, "chain"), (KEY, "planted"), (BUNDLE, "roots")];
+        let write = || plain.iter().for_each(|(file, text)| fs::write(scratch.path().join(file), text).unwrap());
+        write();
+        let files = Files::open_adopting(scratch.path(), "default", "ROOTCA").unwrap();
+        let set = files.load("default", "ROOTCA").unwrap();
+        assert_eq!((set.chain.as_slice(), set.certificate_version.as_str()), (&b"chain"[..], ""));
+        drop(files);
+        // Links not there yet.
+        plain.iter().for_each(|(file, _)| fs::remove_file(scratch.path().join(file)).unwrap());
+        write();
+        drop(Files::open_adopting(scratch.path(), "default", "ROOTCA").unwrap());
+        assert!(fs::read_link(scratch.path().join(KEY)).is_ok());
+        // Somebody else's since.
+        fs::remove_file(scratch.path().join(KEY)).unwrap();
+        fs::write(scratch.path().join(KEY), "mine").unwrap();
+        let error = Files::open_adopting(scratch.path(), "default", "ROOTCA").unwrap_err();
+        assert!(matches!(error, FilesError::NotOurs { .. }), "{error}");
     }
 
     #[test]

@@ -5,8 +5,12 @@
 //! and trusts the server for the rest. `client` speaks the protocol, `files` swaps sets, `hook` runs the command.
 
 mod client;
+mod envoy;
+mod error;
 mod files;
 mod hook;
+mod lists;
+mod server;
 mod set;
 #[cfg(test)]
 mod tests;
@@ -19,16 +23,17 @@ use std::time::Duration;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tonic::transport::Channel;
-use tonic::{Code, Status};
 
 use self::client::{Content, Offer, Subscription};
+pub use self::error::{FetchError, SetErrorText};
 use self::files::Files;
 pub use self::files::FilesError;
 use self::hook::Hook;
 pub use self::hook::HookError;
+use self::lists::check_lists;
+use self::server::Server;
 use self::set::{Leaf, Set, SetError, check_bundle, check_certificate};
-use crate::cli::tls::{Remote, TlsError};
+use crate::cli::tls::Remote;
 use crate::clock::{Clock, rfc3339_seconds};
 use crate::entropy::Entropy;
 use crate::toml_reader::parse_span;
@@ -55,7 +60,7 @@ pub struct FetchArgs {
     /// Chancery's SDS socket [default: sds.sock in the data directory]
     #[arg(long, value_name = "PATH", conflicts_with = "server")]
     pub socket: Option<PathBuf>,
-    /// Where cert.pem, key.pem and bundle.pem go; made with mode 0700 when it is not there
+    /// Where cert.pem, key.pem, bundle.pem and crl.pem go; made with mode 0700 when it is not there
     #[arg(long, value_name = "DIR")]
     pub dir: PathBuf,
     /// The secret with the certificate: default, or a SPIFFE ID that policy grants to you
@@ -78,104 +83,6 @@ pub struct FetchArgs {
     pub node: String,
 }
 
-/// Why fetching ended, or what it says while it tries again.
-#[derive(Debug, thiserror::Error)]
-pub enum FetchError {
-    /// Nobody listens on the socket.
-    #[error("{socket}: {source}; is a server running? Start one: chancery up, or name its socket: --socket PATH", socket = socket.display())]
-    NoServer {
-        /// The socket.
-        socket: PathBuf,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The socket is there, but its mode forbids us.
-    #[error("{socket}: permission denied: its mode or its directory's keeps this account out; ask the operator", socket = socket.display())]
-    Forbidden {
-        /// The socket.
-        socket: PathBuf,
-    },
-    /// The way to a server on another machine.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// The server says no.
-    #[error("refused: {0}")]
-    Refused(String),
-    /// The server ended the connection or can't serve.
-    #[error("the server says: {0}")]
-    Server(String),
-    /// Connected, but there is no answer for a name.
-    #[error(
-        "connected, but no answer for {name:?} yet: policy may not grant it to this account (the operator sees why: chancery policy explain)"
-    )]
-    Unanswered {
-        /// The name.
-        name: String,
-    },
-    /// What the server sent can't be used.
-    #[error("what the server sent for {name:?} can't be used and was refused: {source}")]
-    Unusable {
-        /// The name.
-        name: String,
-        /// Why.
-        #[source]
-        source: SetErrorText,
-    },
-    /// The directory.
-    #[error(transparent)]
-    Files(#[from] FilesError),
-    /// The command, with `--once`.
-    #[error(transparent)]
-    Hook(#[from] HookError),
-    /// Signals can't be received.
-    #[error("signals: {0}")]
-    Signals(#[source] std::io::Error),
-}
-
-/// Why a set can't be used, as text.
-#[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-pub struct SetErrorText(#[from] SetError);
-
-impl FetchError {
-    /// The process's exit code for this error, as `--help` has them.
-    #[must_use]
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Tls(error) => error.exit_code(),
-            Self::Files(FilesError::NotOurs { .. }) => 2,
-            Self::Refused(_) | Self::Unanswered { .. } | Self::Forbidden { .. } => 3,
-            Self::NoServer { .. } | Self::Server(_) => 4,
-            Self::Unusable { .. } | Self::Files(_) | Self::Hook(_) | Self::Signals(_) => 1,
-        }
-    }
-}
-
-impl From<Status> for FetchError {
-    fn from(status: Status) -> Self {
-        match status.code() {
-            Code::PermissionDenied | Code::Unauthenticated | Code::ResourceExhausted => {
-                Self::Refused(status.message().to_owned())
-            }
-            Code::Ok
-            | Code::Cancelled
-            | Code::Unknown
-            | Code::InvalidArgument
-            | Code::DeadlineExceeded
-            | Code::NotFound
-            | Code::AlreadyExists
-            | Code::FailedPrecondition
-            | Code::Aborted
-            | Code::OutOfRange
-            | Code::Unimplemented
-            | Code::Internal
-            | Code::Unavailable
-            | Code::DataLoss => Self::Server(status.message().to_owned()),
-        }
-    }
-}
-
 /// Fetches until SIGTERM or SIGINT, or with `--once` until the files are current: from `remote`, or over a socket when it
 /// is `None`. What people read goes to `out`.
 ///
@@ -191,11 +98,19 @@ pub(crate) async fn run(
     let mut interrupt = signal(SignalKind::interrupt()).map_err(FetchError::Signals)?;
     let socket = args.socket.clone().unwrap_or_else(|| data_dir.join("sds.sock"));
     let dir = std::path::absolute(&args.dir).map_err(|source| FilesError::Io { path: args.dir.clone(), source })?;
-    let (clock, files) = (Clock::system(), Files::open(&dir)?);
+    let clock = Clock::system();
+    let (files, server) = match remote {
+        None => (Files::open(&dir)?, Server::Socket(socket)),
+        Some(remote) => {
+            let files = Files::open_adopting(&dir, &args.name, &args.bundle_name)?;
+            envoy::write_files(&dir)?;
+            (files, Server::Remote { remote, own: dir.clone() })
+        }
+    };
     let hook = args.exec.clone().map(|command| Hook { command, dir });
     let fetcher = Fetcher {
         args,
-        server: remote.map_or(Server::Socket(socket), Server::Remote),
+        server,
         files,
         hook,
         clock,
@@ -207,28 +122,6 @@ pub(crate) async fn run(
         ended = fetcher.run() => ended,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
-    }
-}
-
-/// Whom we ask.
-enum Server {
-    Socket(PathBuf),
-    Remote(Remote),
-}
-
-impl Server {
-    async fn connect(&self) -> Result<Channel, FetchError> {
-        match self {
-            Self::Remote(remote) => Ok(client::connect_remote(remote).await?),
-            Self::Socket(socket) => client::connect(socket).await.map_err(|source| {
-                let socket = socket.clone();
-                if source.kind() == std::io::ErrorKind::PermissionDenied {
-                    FetchError::Forbidden { socket }
-                } else {
-                    FetchError::NoServer { socket, source }
-                }
-            }),
-        }
     }
 }
 
@@ -346,7 +239,7 @@ impl Fetcher<'_> {
         let set = self.files.load(&self.args.name, &self.args.bundle_name)?;
         let now = self.clock.now();
         let leaf = check_certificate(&set.chain, &set.key, now).ok()?;
-        check_bundle(&set.bundle).ok()?;
+        check_bundle(&set.bundle).and_then(|()| check_lists(&set.crl, &set.bundle)).ok()?;
         // Who comes once does not stay for the renewal, so it asks for a new one as soon as that would be due.
         let past_half = now - leaf.not_before > (leaf.not_after - leaf.not_before) / 2;
         (!(self.args.once && past_half)).then_some(set)
@@ -368,7 +261,9 @@ impl Fetcher<'_> {
                 self.clock.sleep(LINGER).await;
                 return Ok(());
             }
-            let settled = args.once && progress.roots_known && progress.held.is_some();
+            let settled = args.once
+                && progress.roots_known
+                && progress.held.as_ref().is_some_and(|held| !held.certificate_version.is_empty());
             tokio::select! {
                 offer = certificate.next() => progress.take_certificate(offer?, &mut certificate, args, &self.clock).await?,
                 offer = roots.next() => progress.take_bundle(offer?, &mut roots, args).await?,
@@ -405,7 +300,7 @@ impl Fetcher<'_> {
                 let (end, Leaf { identity, serial, .. }) = (rfc3339_seconds(leaf.not_after), leaf);
                 self.say(&format!("wrote     {dir}   {identity}   serial {serial}   until {end}"));
             }
-            None => self.say(&format!("wrote     {dir}   new roots")),
+            None => self.say(&format!("wrote     {dir}   new roots or revocation lists")),
         }
     }
 
@@ -464,7 +359,7 @@ impl Progress {
         args: &FetchArgs,
     ) -> Result<(), FetchError> {
         let checked = match &offer.content {
-            Some(Content::Bundle { pem }) => check_bundle(pem),
+            Some(Content::Bundle { pem, crl }) => check_bundle(pem).and_then(|()| check_lists(crl, pem)),
             Some(Content::Certificate { .. }) | None => Err(SetError::Kind("bundle")),
         };
         if let Err(why) = checked {
@@ -489,14 +384,15 @@ impl Progress {
             Some(Offer { version, content: Some(Content::Certificate { chain, key }), .. }) => (chain, key, version),
             _ => held.map(|held| (&held.chain, &held.key, &held.certificate_version))?,
         };
-        let (bundle, bundle_version) = match &self.bundle {
-            Some(Offer { version, content: Some(Content::Bundle { pem }), .. }) => (pem, version),
-            _ => held.map(|held| (&held.bundle, &held.bundle_version))?,
+        let (bundle, crl, bundle_version) = match &self.bundle {
+            Some(Offer { version, content: Some(Content::Bundle { pem, crl }), .. }) => (pem, crl, version),
+            _ => held.map(|held| (&held.bundle, &held.crl, &held.bundle_version))?,
         };
         Some(Set {
             chain: chain.clone(),
             key: key.clone(),
             bundle: bundle.clone(),
+            crl: crl.clone(),
             certificate_version: certificate_version.clone(),
             bundle_version: bundle_version.clone(),
         })

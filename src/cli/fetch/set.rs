@@ -13,6 +13,8 @@ pub(super) struct Set {
     pub(super) chain: Vec<u8>,
     pub(super) key: Zeroizing<Vec<u8>>,
     pub(super) bundle: Vec<u8>,
+    /// Revocation lists; empty when there are none.
+    pub(super) crl: Vec<u8>,
     pub(super) certificate_version: String,
     pub(super) bundle_version: String,
 }
@@ -42,6 +44,12 @@ pub(super) enum SetError {
     /// They don't belong together.
     #[error("the private key does not match the certificate")]
     Mismatch,
+    /// A root of the bundle without its revocation list.
+    #[error("there are revocation lists, but none of the root {0}: everything below it would be refused")]
+    NoList(String),
+    /// A revocation list that its root did not sign.
+    #[error("the revocation list of the root {0} does not carry its signature")]
+    ListSignature(String),
     /// Too late.
     #[error("the certificate has expired")]
     Expired,

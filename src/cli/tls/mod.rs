@@ -8,7 +8,7 @@
 
 mod identity;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod verify;
 
 use std::fmt;

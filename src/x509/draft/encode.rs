@@ -45,18 +45,30 @@ pub(super) fn build(
     issuer_key: &SubjectKey,
     issuer_name: Option<&[u8]>,
 ) -> Result<Vec<u8>, DraftError> {
-    let keep = KeepTbs { key: issuer_key, issuer_name, kept: RefCell::new(None) };
+    let keep = KeepTbs::new(issuer_key);
     let issuer = rcgen::Issuer::from_params(issuer, &keep);
     params.signed_by(key, &issuer).map_err(|error| DraftError::Encoding(error.to_string()))?;
     drop(issuer);
-    keep.kept.into_inner().ok_or_else(|| DraftError::Encoding("the issuer's name could not be set".to_owned()))
+    let spliced = keep.into_kept().and_then(|tbs| splice(&tbs, issuer_name).ok());
+    spliced.ok_or_else(|| DraftError::Encoding("the issuer's name could not be set".to_owned()))
 }
 
 /// A key for rcgen that signs nothing: it keeps the bytes.
-struct KeepTbs<'a> {
+pub(in crate::x509) struct KeepTbs<'a> {
     key: &'a SubjectKey,
-    issuer_name: Option<&'a [u8]>,
     kept: RefCell<Option<Vec<u8>>>,
+}
+
+impl<'a> KeepTbs<'a> {
+    /// Stands for the private half of `key`.
+    pub(in crate::x509) fn new(key: &'a SubjectKey) -> Self {
+        Self { key, kept: RefCell::new(None) }
+    }
+
+    /// What rcgen asked to have signed.
+    pub(in crate::x509) fn into_kept(self) -> Option<Vec<u8>> {
+        self.kept.into_inner()
+    }
 }
 
 impl rcgen::PublicKeyData for KeepTbs<'_> {
@@ -71,7 +83,7 @@ impl rcgen::PublicKeyData for KeepTbs<'_> {
 
 impl rcgen::SigningKey for KeepTbs<'_> {
     fn sign(&self, tbs: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
-        *self.kept.borrow_mut() = splice(tbs, self.issuer_name).ok();
+        *self.kept.borrow_mut() = Some(tbs.to_vec());
         Ok(Vec::new())
     }
 }
@@ -84,8 +96,13 @@ fn splice(tbs: &[u8], issuer_name: Option<&[u8]>) -> Result<Vec<u8>, NotDer> {
     let issuer = fields.expect(der::SEQUENCE)?.whole;
     fields.expect(der::SEQUENCE)?;
     let name = issuer_name.unwrap_or(fields.expect(der::SEQUENCE)?.whole);
+    replaced(content, before, issuer.len(), name)
+}
+
+/// A SEQUENCE of `content`, where `length` bytes from `before` on are `name` instead.
+pub(in crate::x509) fn replaced(content: &[u8], before: usize, length: usize, name: &[u8]) -> Result<Vec<u8>, NotDer> {
     let (head, rest) = content.split_at_checked(before).ok_or(NotDer)?;
-    let (_, tail) = rest.split_at_checked(issuer.len()).ok_or(NotDer)?;
+    let (_, tail) = rest.split_at_checked(length).ok_or(NotDer)?;
     let length = head.len() + name.len() + tail.len();
     let mut out = Vec::with_capacity(length + 6);
     der::write_header(&mut out, der::SEQUENCE, length);

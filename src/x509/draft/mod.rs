@@ -17,8 +17,7 @@ use rcgen::{BasicConstraints, DnType, ExtendedKeyUsagePurpose, IsCa, KeyUsagePur
 use time::OffsetDateTime;
 
 use super::algorithm::SignatureAlgorithm;
-use super::chain::Issuer;
-use super::der;
+use super::chain::{self, Issuer};
 use super::key::SubjectKey;
 use super::lint::{self, Expected, Purpose};
 use super::profile::{AuthorityProfile, DnsNames, Level};
@@ -32,7 +31,7 @@ mod encode;
 mod error;
 mod times;
 
-pub(super) use encode::blank_params;
+pub(super) use encode::{KeepTbs, blank_params, replaced};
 use encode::{build, ia5, purpose};
 pub use error::DraftError;
 use times::Times;
@@ -353,17 +352,7 @@ impl Draft {
         if !self.signature.has_form(signature) {
             return Err(DraftError::SignatureForm { algorithm: self.signature });
         }
-        let identifier = self.signature.identifier();
-        let mut bits = Vec::with_capacity(6);
-        der::write_header(&mut bits, der::BIT_STRING, signature.len() + 1);
-        // No unused bits.
-        bits.push(0);
-        let length = self.tbs.len() + identifier.len() + bits.len() + signature.len();
-        let mut der = Vec::with_capacity(length + 6);
-        der::write_header(&mut der, der::SEQUENCE, length);
-        for part in [&self.tbs, identifier, &bits, signature] {
-            der.extend_from_slice(part);
-        }
+        let der = chain::wrap(&self.tbs, self.signature.identifier(), signature);
         lint::check_finished(&der, &self.tbs)?;
         let mut draft = self;
         draft.facts.der_sha256 = Some(hex::encode(sha256(&der)));

@@ -106,7 +106,7 @@ fn our_own_wrapping_is_what_rcgen_would_write() {
     let mut issuer = blank_params(ca.issuer.key_id().to_vec());
     issuer.distinguished_name.push(DnType::OrganizationName, "example.org");
     issuer.distinguished_name.push(DnType::CommonName, "issuing 1");
-    let signature = crate::x509::chain::split(leaf.der()).unwrap().signature;
+    let signature = chain::split(leaf.der()).unwrap().signature;
     let issuer = rcgen::Issuer::from_params(&issuer, Replay(ca.issuer.key(), signature));
     assert_eq!(params.signed_by(&key, &issuer).unwrap().der().as_ref(), leaf.der());
 }
