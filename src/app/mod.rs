@@ -171,22 +171,12 @@ impl Bound {
         if let Some(listener) = http {
             http::serve(listener, Web::new(&state, feed.clone()), HttpLimits::default(), &state.tasks);
         }
-        let clock = || state.clock.clone();
-        if let Some(keeper) = state.keeper.take() {
-            state.tasks.spawn(
-                "rotation.authorities",
-                rotation::authorities(keeper, state.street.clone(), clock(), stopping.clone()),
-            );
-        }
-        state.tasks.spawn("revocation.lists", state.revoker.clone().keep(stopping.clone()));
-        let refusals = rotation::refusals(state.street.clone(), clock(), stopping.clone());
-        state.tasks.spawn("rotation.refusals", refusals);
-        state.tasks.spawn("app.reload", reloader.watch(stopping.clone()));
+        go_on_by_themselves(&mut state, reloader);
         let file = AddressesFile::write(state.directory.path(), &addresses)?;
         info!(trust_domain = %settings.trust_domain, "ready");
         notify::ready(&format!("serving {}", settings.trust_domain));
         if let Some(every) = notify::watchdog() {
-            let feeding = notify::feed(every, state.ledger.clone(), clock(), stopping.clone());
+            let feeding = notify::feed(every, state.ledger.clone(), state.clock.clone(), stopping.clone());
             state.tasks.spawn("app.watchdog", feeding);
         }
 
@@ -207,6 +197,19 @@ impl Bound {
         state.close(settings.limits.drain).await;
         Ok(())
     }
+}
+
+/// What the server does without being asked.
+fn go_on_by_themselves(state: &mut State, reloader: Reloader) {
+    let (stopping, clock) = (state.tasks.stopping(), || state.clock.clone());
+    if let Some(keeper) = state.keeper.take() {
+        let authorities = rotation::authorities(keeper, state.street.clone(), clock(), stopping.clone());
+        state.tasks.spawn("rotation.authorities", authorities);
+    }
+    state.tasks.spawn("revocation.lists", state.revoker.clone().keep(stopping.clone()));
+    let refusals = rotation::refusals(state.street.clone(), clock(), stopping.clone());
+    state.tasks.spawn("rotation.refusals", refusals);
+    state.tasks.spawn("app.reload", reloader.watch(stopping));
 }
 
 /// A socket that stays is harmless: the next start replaces it.

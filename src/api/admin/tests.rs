@@ -1,5 +1,7 @@
 //! The service over a real Unix socket, with a ledger in memory and a fake server behind it.
 
+mod change;
+
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -18,7 +20,6 @@ use tonic_health::server::HealthReporter;
 use super::backend::{
     AuthoritySchedule, Backend, Head, Holding, IssueAsk, LedgerAccess, PolicyInForce, Receipt, ServerFacts,
 };
-use super::change::{Changes, PolicyDiff};
 use super::roles::{Grant, Who};
 use super::server::PeerInfo;
 use super::{AdminService, Operators, Role, Sources, serve};
@@ -107,28 +108,6 @@ impl LedgerAccess for FakeLedger {
 }
 
 struct FakeServer(Arc<Policy>);
-
-/// Nothing changes.
-struct FakeChanges;
-
-impl Changes for FakeChanges {
-    fn reload(&self, _: Event) -> BoxFuture<'_, pb::Reloaded> {
-        async { pb::Reloaded::default() }.boxed()
-    }
-
-    fn diff<'a>(&'a self, _: &'a Caller, _: &'a str, _: &'a str) -> BoxFuture<'a, Result<PolicyDiff, Status>> {
-        async { Ok(PolicyDiff::default()) }.boxed()
-    }
-
-    fn apply<'a>(
-        &'a self,
-        _: &'a Caller,
-        _: pb::ApplyPolicyRequest,
-        _: Event,
-    ) -> BoxFuture<'a, Result<pb::PolicyApplied, Status>> {
-        async { Ok(pb::PolicyApplied::default()) }.boxed()
-    }
-}
 
 impl Backend for FakeServer {
     fn issue<'a>(&'a self, caller: &'a Caller, ask: IssueAsk) -> BoxFuture<'a, Result<pb::IssuedCertificate, Status>> {
@@ -228,7 +207,7 @@ async fn fixture(full: bool) -> Fixture {
         clock,
         entropy: Entropy::seeded(6),
         recorder,
-        changes: Arc::new(FakeChanges),
+        changes: Arc::new(change::FakeChanges),
         operators: Arc::new(ArcSwap::from_pointee(Operators::new(vec![reader, worker]))),
         own_uid: nix::unistd::geteuid().as_raw(),
         stopping: stopping.clone(),
