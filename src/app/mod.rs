@@ -9,7 +9,9 @@ pub mod addresses;
 pub mod backend;
 mod change;
 pub mod directory;
+mod hands;
 pub mod notify;
+mod own;
 pub mod projection;
 pub mod reload;
 mod replace;
@@ -28,14 +30,15 @@ use tonic_health::server::HealthReporter;
 use tracing::{error, info, warn};
 
 use crate::api::http::{self, HttpLimits};
-use crate::api::{admin, sds};
+use crate::api::{admin, sds, tls};
 use crate::config::Settings;
 use crate::feed::Feed;
 use crate::rotation;
 
-use addresses::{Addresses, AddressesFile, SdsAddress};
+use addresses::{Addresses, AddressesFile, SdsAddress, SdsTcpAddress};
 use backend::{AppBackend, AppLedger};
 use change::AppChanges;
+use hands::AppHands;
 use reload::{Configuration, Live, Reloader};
 use state::State;
 use summary::summary;
@@ -49,6 +52,7 @@ pub struct Bound {
     settings: Settings,
     feed: Feed,
     sds: Vec<(String, UnixListener)>,
+    ports: Vec<(String, TcpListener)>,
     admin: UnixListener,
     http: Option<TcpListener>,
     addresses: Addresses,
@@ -69,8 +73,8 @@ pub async fn build(settings: Settings) -> Result<Bound, AppError> {
     let state = State::open(&settings).await?;
     let built = bind(&settings, &state).await;
     match built {
-        Ok((feed, sds, admin, http, addresses)) => {
-            Ok(Bound { state, settings, feed, sds, admin, http, addresses, configuration: None })
+        Ok((feed, sds, ports, admin, http, addresses)) => {
+            Ok(Bound { state, settings, feed, sds, ports, admin, http, addresses, configuration: None })
         }
         Err(failure) => {
             state.close(settings.limits.drain).await;
@@ -79,13 +83,21 @@ pub async fn build(settings: Settings) -> Result<Bound, AppError> {
     }
 }
 
-type Listeners = (Feed, Vec<(String, UnixListener)>, UnixListener, Option<TcpListener>, Addresses);
+type Listeners =
+    (Feed, Vec<(String, UnixListener)>, Vec<(String, TcpListener)>, UnixListener, Option<TcpListener>, Addresses);
 
 async fn bind(settings: &Settings, state: &State) -> Result<Listeners, AppError> {
     let feed = state.feed(settings).await;
     let mut sds = Vec::new();
     for socket in &settings.sds.listen {
         sds.push((socket.name.clone(), sockets::unix(socket.path.as_path(), socket.mode)?));
+    }
+    let (mut ports, mut sds_tcp) = (Vec::new(), Vec::new());
+    for port in &settings.sds.tcp {
+        let listener = sockets::tcp(port.address).await?;
+        let address = listener.local_addr().unwrap_or(port.address);
+        sds_tcp.push(SdsTcpAddress { name: port.name.clone(), address });
+        ports.push((port.name.clone(), listener));
     }
     let admin = sockets::unix(settings.admin.path.as_path(), settings.admin.mode)?;
     let http = match &settings.http {
@@ -105,8 +117,9 @@ async fn bind(settings: &Settings, state: &State) -> Result<Listeners, AppError>
             .iter()
             .map(|socket| SdsAddress { name: socket.name.clone(), path: socket.path.as_path().to_owned() })
             .collect(),
+        sds_tcp,
     };
-    Ok((feed, sds, admin, http, addresses))
+    Ok((feed, sds, ports, admin, http, addresses))
 }
 
 impl Bound {
@@ -133,7 +146,7 @@ impl Bound {
     /// # Errors
     /// When a listener or the ledger could not be served or closed.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), AppError> {
-        let Self { mut state, settings, feed, sds, admin, http, addresses, configuration } = self;
+        let Self { mut state, settings, feed, sds, ports, admin, http, addresses, configuration } = self;
         let stopping = state.tasks.stopping();
         let mut health = HealthReporter::new();
         let operators = Arc::new(ArcSwap::from_pointee(settings.admin.operators.clone()));
@@ -141,17 +154,10 @@ impl Bound {
         let reloader = Reloader::new(&state, &settings, configuration, live);
         let backend = Arc::new(AppBackend::new(&state, feed.clone(), &settings, &addresses, reloader.clone()));
 
-        let context = sds::SdsContext {
-            feed: feed.clone(),
-            tasks: state.tasks.clone(),
-            limits: Arc::new(settings.limits.sds.clone()),
-            health: health.clone(),
-        };
-        for (name, listener) in sds {
-            sds::serve(listener, &name, context.clone());
-        }
+        serve_sds(&state, &settings, (&feed, &health), sds, ports).await;
         let service = admin::AdminService::new(admin::Sources {
             backend,
+            hands: Arc::new(AppHands::new(&state, feed.clone())),
             ledger: Arc::new(AppLedger::new(&state)),
             index: Arc::clone(&state.store),
             clock: state.clock.clone(),
@@ -162,7 +168,7 @@ impl Bound {
             own_uid: nix::unistd::geteuid().as_raw(),
             stopping: stopping.clone(),
         });
-        let serving = admin::serve(admin, service, health.clone(), stopping.clone());
+        let serving = admin::serve(admin, None, service, health.clone(), stopping.clone());
         state.tasks.spawn("admin", async move {
             if let Err(failure) = serving.await {
                 error!(error = %failure, "the admin socket is not served any more");
@@ -210,6 +216,33 @@ fn go_on_by_themselves(state: &mut State, reloader: Reloader) {
     let refusals = rotation::refusals(state.street.clone(), clock(), stopping.clone());
     state.tasks.spawn("rotation.refusals", refusals);
     state.tasks.spawn("app.reload", reloader.watch(stopping));
+}
+
+/// Serves SDS on every Unix socket and TCP port. The server gets its own certificate only where there is a port.
+async fn serve_sds(
+    state: &State,
+    settings: &Settings,
+    (feed, health): (&Feed, &HealthReporter),
+    sockets: Vec<(String, UnixListener)>,
+    ports: Vec<(String, TcpListener)>,
+) {
+    let context = sds::SdsContext {
+        feed: feed.clone(),
+        tasks: state.tasks.clone(),
+        limits: Arc::new(settings.limits.sds.clone()),
+        health: health.clone(),
+    };
+    for (name, listener) in sockets {
+        sds::serve(listener, &name, context.clone());
+    }
+    if ports.is_empty() {
+        return;
+    }
+    let acceptor = own::Tls::new(state, settings).start(state).await;
+    for (name, listener) in ports {
+        let callers = tls::incoming(listener, &name, acceptor.clone());
+        sds::serve_callers(callers, &name, context.clone());
+    }
 }
 
 /// A socket that stays is harmless: the next start replaces it.
