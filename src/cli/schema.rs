@@ -68,6 +68,19 @@ fn certificate() -> pb::Certificate {
     }
 }
 
+fn crl() -> pb::Crl {
+    pb::Crl {
+        issuer: "issuing 1".into(),
+        issuer_key_id: "7393f2296b0412c1109d7ce8af4a5609d27a4284".into(),
+        number: 1_795_438_800_000,
+        entries: 3,
+        this_update: "2026-11-23T12:55:00Z".into(),
+        next_update: "2026-11-30T13:00:00Z".into(),
+        record: RECORD.into(),
+        state: "fresh".into(),
+    }
+}
+
 fn record() -> pb::AuditRecord {
     pb::AuditRecord {
         id: RECORD.into(),
@@ -103,6 +116,7 @@ fn of_a_server(page: &mut String) {
         ledger: Some(ledger),
         listeners: vec![listener],
         policy_hash: HASH.into(),
+        crls: vec![crl()],
     };
     section(page, "status", &status);
     let list = pb::CertificateList {
@@ -130,6 +144,7 @@ fn of_a_server(page: &mut String) {
         held_by: 0,
         proxies: 214,
         record: RECORD.into(),
+        crl: Some(crl()),
     };
     section(page, "ca show", &pb::AuthorityList { authorities: vec![authority] });
     let bundle = pb::Bundle {
