@@ -217,7 +217,7 @@ async fn fixture(full: bool) -> Fixture {
     };
     let service = AdminService::new(sources);
     let listener = UnixListener::bind(&path).unwrap();
-    let serving = serve(listener, service.clone(), HealthReporter::new(), stopping.clone());
+    let serving = serve(listener, None, service.clone(), HealthReporter::new(), stopping.clone());
     crate::tasks::Tasks::new().spawn("admin", serving);
     let connector = tower::service_fn(move |_| {
         let path = path.clone();
