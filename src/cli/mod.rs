@@ -79,7 +79,7 @@ enum Command {
     /// Envoy: bootstrap
     #[command(subcommand)]
     Envoy(Envoy),
-    /// Certificates: list, show, issue
+    /// Certificates: list, show, issue, rotate, revoke, release
     #[command(subcommand)]
     Cert(cert::Cert),
     /// Authorities: show
