@@ -20,6 +20,8 @@ mod ledger;
 mod mass;
 mod moved_time;
 mod pki;
+mod probe;
+mod reload;
 mod sds;
 mod secrets;
 mod service;

@@ -39,18 +39,20 @@ fn show_screen(list: &pb::AuthorityList, now: OffsetDateTime, paint: Paint) -> S
     let mut table = Table::bare();
     let (roots, others): (Vec<_>, Vec<_>) = list.authorities.iter().partition(|one| one.level == "root");
     for root in &roots {
-        table.row([root.name.clone(), state(root, paint), until(root, now), held(root)]);
+        table.row([root.name.clone(), state(root, paint), until(root, now), held(root), crl(root, now, paint)]);
         for issuing in others.iter().filter(|one| one.issuer_key_id == root.key_id) {
             table.row([
                 format!("└─ {}", issuing.name),
                 state(issuing, paint),
                 until(issuing, now),
                 under(issuing, now),
+                crl(issuing, now, paint),
             ]);
         }
     }
     for orphan in others.iter().filter(|one| !roots.iter().any(|root| root.key_id == one.issuer_key_id)) {
-        table.row([orphan.name.clone(), state(orphan, paint), until(orphan, now), under(orphan, now)]);
+        let cells = [orphan.name.clone(), state(orphan, paint), until(orphan, now), under(orphan, now)];
+        table.row(cells.into_iter().chain([crl(orphan, now, paint)]));
     }
     format!("{}{}", table.render(""), next(list, now))
 }
@@ -73,6 +75,21 @@ fn held(root: &pb::Authority) -> String {
     match root.proxies {
         0 => "no proxy is connected".to_owned(),
         all => format!("held by {} of {}", thousands(root.held_by), count(all, "proxy").replace("proxys", "proxies")),
+    }
+}
+
+/// Its newest CRL: what is on it, and when it ends; after that moment no handshake under it works.
+fn crl(authority: &pb::Authority, now: OffsetDateTime, paint: Paint) -> String {
+    let Some(crl) = &authority.crl else {
+        return match authority.state.as_str() {
+            "gone" => String::new(),
+            _ => paint.warn("no CRL"),
+        };
+    };
+    let end = relative(&crl.next_update, now);
+    match crl.state.as_str() {
+        "fresh" => format!("{} revoked, CRL ends {end}", thousands(crl.entries)),
+        state => paint.bad(&format!("{} revoked, CRL is {state}: ends {end}", thousands(crl.entries))),
     }
 }
 
@@ -125,10 +142,16 @@ mod tests {
     #[test]
     fn the_screen_shows_the_tree_and_what_comes_next() {
         let mut active = authority("issuing 4", "issuing", "active", "root 1 key");
+        let crl = |entries, state: &str, next: &str| {
+            Some(pb::Crl { entries, state: state.into(), next_update: next.into(), ..pb::Crl::default() })
+        };
+        let mut root = authority("root 1", "root", "active", "");
+        root.crl = crl(0, "fresh", "2026-11-30T13:00:00Z");
+        active.crl = crl(12, "late", "2026-11-24T13:00:00Z");
         active.next_change_at = Some("2027-01-06T00:00:00Z".into());
         let list = pb::AuthorityList {
             authorities: vec![
-                authority("root 1", "root", "active", ""),
+                root,
                 authority("issuing 3", "issuing", "retiring", "root 1 key"),
                 active,
                 authority("issuing 5", "issuing", "prepared", "root 1 key"),

@@ -1,4 +1,9 @@
-//! `chancery cert`: what was issued, one of them whole, and a certificate for the operator's own key.
+//! `chancery cert`: what was issued, one of them whole, a certificate for the operator's own key; and the operator's hands:
+//! rotate, revoke, release.
+
+mod choice;
+pub mod revoke;
+pub mod rotate;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,6 +34,12 @@ pub enum Cert {
     Show(Show),
     /// Issues a certificate for a key that is made here and stays here
     Issue(Issue),
+    /// Has certificates issued anew and pushed at once, and says what became of each
+    Rotate(rotate::Rotate),
+    /// Ends certificates before their time; an identity or a prefix stays denied
+    Revoke(revoke::Revoke),
+    /// Lets a denied identity have certificates again
+    Release(revoke::Release),
 }
 
 /// `cert list`.
@@ -43,6 +54,9 @@ pub struct List {
     /// Every certificate that was ever recorded: --state all
     #[arg(long, conflicts_with = "state")]
     all: bool,
+    /// Denied identities instead of certificates
+    #[arg(long, conflicts_with_all = ["identity", "state", "all", "page"])]
+    denied: bool,
     /// At most this many
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
     limit: u32,
@@ -106,11 +120,19 @@ impl Cert {
             Self::List(args) => list(args, context).await,
             Self::Show(args) => show(args, context).await,
             Self::Issue(args) => issue(args, context).await,
+            Self::Rotate(args) => rotate::rotate(args, context).await,
+            Self::Revoke(args) => revoke::revoke(args, context).await,
+            Self::Release(args) => revoke::release(args, context).await,
         }
     }
 }
 
 async fn list(args: List, context: &Context) -> Done {
+    let screen = &context.screen;
+    if args.denied {
+        let answer = context.admin().await?.list_denies(pb::ListDeniesRequest {}).await?.into_inner();
+        return screen.show(&answer, |list| revoke::denied_screen(list, screen.now()));
+    }
     let state = if args.all { "all".to_owned() } else { args.state };
     let ask = pb::ListCertificatesRequest {
         identity_prefix: args.identity.unwrap_or_default(),
@@ -119,7 +141,6 @@ async fn list(args: List, context: &Context) -> Done {
         page_token: args.page.unwrap_or_default(),
     };
     let answer = context.admin().await?.list_certificates(ask).await?.into_inner();
-    let screen = &context.screen;
     screen.show(&answer, |list| list_screen(list, &state, screen.now(), screen.paint))
 }
 

@@ -90,6 +90,31 @@ fn record() -> pb::AuditRecord {
     }
 }
 
+fn changes(page: &mut String) {
+    let diff = pb::PolicyDiff {
+        hash_before: HASH.into(),
+        hash_after: "51aa6bdc".repeat(8),
+        added: vec!["batch".into()],
+        removed: vec!["payments".into()],
+        changed: vec!["operators".into()],
+        lost: vec![certificate()],
+        lost_count: 1,
+        compared: 214,
+        unknown: 2,
+        locks_out_operator: false,
+    };
+    section(page, "policy diff NEW", &diff);
+    let path = "/srv/chancery/policy.toml".to_owned();
+    let applied = pb::PolicyApplied { hash: diff.hash_after, record: RECORD.into(), path, revoked: 0 };
+    section(page, "policy apply NEW", &applied);
+    let reloaded = pb::Reloaded {
+        changed: vec!["policy".into()],
+        refused: vec!["1 mistake in chancery.toml".into()],
+        needs_restart: vec!["http.listen".into()],
+    };
+    section(page, "reload", &reloaded);
+}
+
 fn of_a_server(page: &mut String) {
     let listener =
         pb::Listener { kind: "sds".into(), name: "sds".into(), address: "unix:/srv/chancery/sds.sock".into() };
@@ -157,6 +182,48 @@ fn of_a_server(page: &mut String) {
     section(page, "bundle show", &bundle);
 }
 
+fn of_hands(page: &mut String) {
+    let one = pb::RotatedCertificate {
+        serial: SERIAL.into(),
+        identity: "spiffe://example.org/ns/pay/sa/api".into(),
+        node: Some("envoy-7f".into()),
+        new_serial: Some("5e0c4015899a25942b1dc6818da091f2".into()),
+        state: "acked".into(),
+        detail: None,
+    };
+    let rotated = cert::rotate::RotateOutput {
+        dry_run: false,
+        record: RECORD.into(),
+        chosen: 1,
+        acked: 1,
+        certificates: vec![one],
+        ..Default::default()
+    };
+    section(page, "cert rotate", &rotated);
+    let revoked = cert::revoke::RevokeOutput {
+        chosen: 1,
+        connected: 1,
+        certificates: vec![certificate()],
+        denied: Some("spiffe://example.org/ns/pay/sa/api".into()),
+        record: Some(RECORD.into()),
+        revoked: 1,
+        first_record: "example.org/ledger/ca-2026#12".into(),
+        last_record: "example.org/ledger/ca-2026#13".into(),
+        crls: vec![crl()],
+        streams: Some(428),
+        acked: 428,
+        elapsed_us: 41_000,
+        reissued: Some(rotated),
+        ..Default::default()
+    };
+    section(page, "cert revoke", &revoked);
+    let pattern = || "spiffe://example.org/ns/pay/sa/api".to_owned();
+    section(page, "cert release PATTERN", &pb::Released { record: RECORD.into(), pattern: pattern() });
+    let deny =
+        pb::Deny { pattern: pattern(), since: BEGIN.into(), reason: "keyCompromise".into(), record: RECORD.into() };
+    section(page, "cert list --denied", &pb::DenyList { denies: vec![deny] });
+}
+
 fn of_policy(page: &mut String) {
     let rule = pb::Rule {
         name: "payments".into(),
@@ -195,6 +262,7 @@ fn of_policy(page: &mut String) {
         text: "uid 1003 on socket sds would get nothing.\n…".into(),
     };
     section(page, "policy explain --uid 1003", &explanation);
+    changes(page);
 }
 
 fn of_the_ledger(page: &mut String) {
@@ -284,6 +352,7 @@ fn probe(page: &mut String) {
         client_asked: true,
         client: Some(certificate("spiffe://example.org/ns/shop/sa/web")),
         client_result: Entry::Refused,
+        silent: false,
         alert: Some("certificate_revoked".into()),
         remedy: Some("our certificate is revoked or its identity denied; …".into()),
         client_fault: Some("it is revoked: …".into()),
@@ -295,6 +364,7 @@ fn probe(page: &mut String) {
 fn the_page_shows_what_is_printed() {
     let mut page = HEAD.to_owned();
     of_a_server(&mut page);
+    of_hands(&mut page);
     of_policy(&mut page);
     of_files(&mut page);
     of_the_ledger(&mut page);

@@ -4,7 +4,7 @@ use time::OffsetDateTime;
 
 use super::Context;
 use super::exit::Done;
-use super::screen::{Paint, relative, thousands};
+use super::screen::{Paint, count, relative, thousands};
 use crate::proto::chancery::admin::v1 as pb;
 
 pub(crate) async fn run(context: &Context) -> Done {
@@ -53,6 +53,7 @@ fn status_screen(status: &pb::Status, now: OffsetDateTime, paint: Paint) -> Stri
             relative(&ledger.checkpoint_at, now)
         ));
     }
+    text.push_str(&crl_line(&status.crls, now, paint));
     for listener in &status.listeners {
         let name = if listener.name == listener.kind { String::new() } else { format!(" {}", listener.name) };
         text.push_str(&format!("  {:<6}{}{name}\n", listener.kind, listener.address));
@@ -63,6 +64,23 @@ fn status_screen(status: &pb::Status, now: OffsetDateTime, paint: Paint) -> Stri
         "What to look at first: chancery doctor\n"
     });
     text
+}
+
+/// One line for all CRLs: how many are revoked, and which ends first.
+fn crl_line(crls: &[pb::Crl], now: OffsetDateTime, paint: Paint) -> String {
+    let Some(first) = crls.iter().min_by_key(|crl| crl.next_update.as_str()) else { return String::new() };
+    let revoked = crls.iter().map(|crl| crl.entries).sum();
+    let state = match first.state.as_str() {
+        "fresh" => first.state.clone(),
+        other => paint.bad(other),
+    };
+    let (issuer, end) = (&first.issuer, relative(&first.next_update, now));
+    let number = u64::try_from(crls.len()).unwrap_or(u64::MAX);
+    format!(
+        "  {}, {} revoked; that of {issuer} ends first, {end} ({state})\n",
+        count(number, "CRL"),
+        thousands(revoked)
+    )
 }
 
 #[cfg(test)]
@@ -104,7 +122,20 @@ mod tests {
             ],
             ..pb::Status::default()
         };
+        let crl = |issuer: &str, entries, state: &str, next: &str| pb::Crl {
+            issuer: issuer.into(),
+            entries,
+            state: state.into(),
+            next_update: next.into(),
+            ..pb::Crl::default()
+        };
+        let mut well = well;
+        well.crls = vec![
+            crl("root 1", 0, "fresh", "2026-11-30T13:00:00Z"),
+            crl("issuing 3", 3, "fresh", "2026-11-29T13:00:00Z"),
+        ];
         let mut ill = well.clone();
+        ill.crls = vec![crl("issuing 3", 3, "expired", "2026-11-23T12:00:00Z")];
         ill.ready = false;
         ill.problems = vec!["the disk of the ledger is full: free space on ./chancery-data".into()];
         if let Some(ledger) = ill.ledger.as_mut() {

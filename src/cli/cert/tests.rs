@@ -134,3 +134,129 @@ fn a_request_proves_its_key_and_asks_for_one_identity() {
     let noise: [u8; 64] = Entropy::seeded(1).bytes();
     assert!(crate::x509::csr::parse(&noise).is_err());
 }
+
+fn rotated(serial: &str, node: Option<&str>, state: &str, detail: Option<&str>) -> pb::RotatedCertificate {
+    pb::RotatedCertificate {
+        serial: serial.into(),
+        identity: "spiffe://example.org/ns/pay/sa/api".into(),
+        node: node.map(str::to_owned),
+        new_serial: ["acked", "nacked"].contains(&state).then(|| "90ab000000000042".into()),
+        state: state.into(),
+        detail: detail.map(str::to_owned),
+    }
+}
+
+/// What a server told, summed up as the command does it.
+fn rotation(told: &[pb::RotatedCertificate]) -> rotate::RotateOutput {
+    let mut report = rotate::Report::default();
+    told.iter().cloned().for_each(|one| report.take(one));
+    let mut output = rotate::RotateOutput {
+        record: "example.org/ledger/ca-2026#10442".into(),
+        chosen: 4,
+        not_connected: 1,
+        ..rotate::RotateOutput::default()
+    };
+    report.sum_up(&mut output);
+    output
+}
+
+#[test]
+fn a_rotation_ends_with_what_became_of_each() {
+    let well = rotation(&[
+        rotated("5e0c0000000091f2", Some("envoy-7f"), "pushed", None),
+        rotated("5e0c0000000091f2", Some("envoy-7f"), "acked", None),
+    ]);
+    assert_eq!((well.acked, well.gone), (1, 0), "the last word counts");
+    let ill = rotation(&[
+        rotated("5e0c0000000091f2", Some("envoy-7f"), "acked", None),
+        rotated("77aa0000000003bd", Some("envoy-2c"), "nacked", Some("Failed to load certificate chain")),
+        rotated("1b900000000c4e70", None, "refused", Some("policy grants nothing")),
+        rotated("1b900000000c4e71", None, "pushed", None),
+    ]);
+    let dry = rotation(&[rotated("5e0c0000000091f2", Some("envoy-7f"), "chosen", None)]);
+    let screens = [
+        rotate::question(&dry),
+        rotate::dry_screen(&dry, Paint::PLAIN),
+        rotate::done_screen(&rotate::RotateOutput { chosen: 1, not_connected: 0, ..well }, Paint::PLAIN),
+        rotate::done_screen(&ill, Paint::PLAIN),
+    ];
+    golden::check("cert-rotate.txt", &screens.join("\n"));
+}
+
+fn revocation() -> revoke::RevokeOutput {
+    let crl = |issuer: &str, number, entries| pb::Crl { issuer: issuer.into(), number, entries, ..Default::default() };
+    revoke::RevokeOutput {
+        chosen: 3,
+        connected: 2,
+        not_connected: 1,
+        certificates: list().certificates,
+        denied: Some("spiffe://example.org/ns/pay/sa/api".into()),
+        record: Some("example.org/ledger/ca-2026#10441".into()),
+        revoked: 3,
+        first_record: "example.org/ledger/ca-2026#10442".into(),
+        last_record: "example.org/ledger/ca-2026#10445".into(),
+        crls: vec![crl("issuing 3", 1_795_438_800_000, 3)],
+        streams: Some(214),
+        acked: 214,
+        elapsed_us: 41_000,
+        ..revoke::RevokeOutput::default()
+    }
+}
+
+#[test]
+fn a_revocation_ends_with_what_is_recorded_signed_and_acknowledged() {
+    let whole = revocation();
+    let prefix =
+        revoke::RevokeOutput { denied: Some("spiffe://example.org/ns/pay/*".into()), connected: 0, ..revocation() };
+    let serial = revoke::RevokeOutput { denied: None, chosen: 1, connected: 1, not_connected: 0, ..revocation() };
+    let reissued = revoke::RevokeOutput {
+        denied: None,
+        acked: 210,
+        nacked: 1,
+        elapsed_us: 1_900,
+        reissued: Some(rotation(&[
+            rotated("5e0c0000000091f2", Some("envoy-7f"), "acked", None),
+            rotated("77aa0000000003bd", Some("envoy-2c"), "gone", None),
+        ])),
+        ..revocation()
+    };
+    let screens = [
+        revoke::question(&whole, false),
+        revoke::question(&prefix, false),
+        revoke::question(&serial, false),
+        revoke::question(&serial, true),
+        revoke::dry_screen(&whole, false, NOW),
+        revoke::done_screen(&whole, Paint::PLAIN),
+        revoke::done_screen(&reissued, Paint::PLAIN),
+    ];
+    golden::check("cert-revoke.txt", &screens.join("\n"));
+    let wait = std::time::Duration::from_secs(5);
+    assert!(revoke::unanswered(&whole, wait).is_ok());
+    for (acked, nacked, word) in [(213, 1, "1 streams refused"), (210, 0, "4 streams did not acknowledge")] {
+        let failure = revoke::unanswered(&revoke::RevokeOutput { acked, nacked, ..revocation() }, wait).unwrap_err();
+        assert!(failure.message.contains(word), "{}", failure.message);
+    }
+}
+
+#[test]
+fn denies_are_a_table_and_a_release_says_what_stays() {
+    let deny = |pattern: &str| pb::Deny {
+        pattern: pattern.into(),
+        since: "2026-11-22T13:00:00Z".into(),
+        reason: "keyCompromise".into(),
+        record: "example.org/ledger/ca-2026#10442".into(),
+    };
+    let denies = pb::DenyList {
+        denies: vec![deny("spiffe://example.org/ns/pay/sa/api"), deny("spiffe://example.org/ns/old/*")],
+    };
+    let released = pb::Released {
+        record: "example.org/ledger/ca-2026#10450".into(),
+        pattern: "spiffe://example.org/ns/pay/sa/api".into(),
+    };
+    let screens = [
+        revoke::denied_screen(&denies, NOW),
+        revoke::denied_screen(&pb::DenyList::default(), NOW),
+        revoke::release_screen(&released),
+    ];
+    golden::check("cert-denied.txt", &screens.join("\n"));
+}
