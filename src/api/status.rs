@@ -16,7 +16,7 @@ use crate::feed::source::SourceError;
 pub fn of_stream(end: &End) -> Status {
     match end {
         End::Refused(why) => of_source(why),
-        End::TooManyCertificates { .. } => Status::resource_exhausted(end.to_string()),
+        End::TooManyCertificates { .. } | End::TooManyIssues { .. } => Status::resource_exhausted(end.to_string()),
         End::TakenOver => Status::aborted(end.to_string()),
     }
 }
@@ -86,6 +86,7 @@ mod tests {
         check(End::Refused(SourceError::Invalid("x".into())), Code::InvalidArgument);
         check(End::Refused(SourceError::Unavailable { retry_after: None }), Code::Unavailable);
         check(End::TooManyCertificates { limit: 1 }, Code::ResourceExhausted);
+        check(End::TooManyIssues { rate: 1, burst: 1 }, Code::ResourceExhausted);
         check(End::TakenOver, Code::Aborted);
         assert_eq!(of_attestation(&AttestError::InvisibleProcess).code(), Code::Unauthenticated);
     }

@@ -128,6 +128,9 @@ pub enum SettingError {
         "keys.sealing_key is a credential of systemd, but $CREDENTIALS_DIRECTORY is not set: start the service by systemd with LoadCredential=, or write the path of a file"
     )]
     NoCredentials,
+    /// Less room for all requests of a caller than for one.
+    #[error("less than limits.max_request_bytes, so that the largest request could never be read: make it larger")]
+    NoRoomForOneRequest,
     /// First and longest wait the wrong way round.
     #[error("longer than limits.renewal_retry_longest: make it shorter")]
     RetriesReversed,

@@ -204,6 +204,7 @@ fn limits(table: &Table<'_, '_>) -> Limits {
 
 fn feed_limits(table: &Table<'_, '_>, default: FeedLimits) -> FeedLimits {
     let span = |key, bounds, default| table.span(key, bounds).unwrap_or(default);
+    let number = |key, default| table.integer(key, 1..=1_000_000).unwrap_or(default);
     let limits = FeedLimits {
         max_certificates_per_caller: count(
             table,
@@ -212,6 +213,8 @@ fn feed_limits(table: &Table<'_, '_>, default: FeedLimits) -> FeedLimits {
             default.max_certificates_per_caller,
         ),
         max_issues_at_once: count(table, "max_issues_at_once", 1..=100_000, default.max_issues_at_once),
+        issue_rate_per_caller: number("issue_rate_per_caller", default.issue_rate_per_caller),
+        issue_burst_per_caller: number("issue_burst_per_caller", default.issue_burst_per_caller),
         renewal_retry_first: span("renewal_retry_first", SECOND / 10..=HOUR, default.renewal_retry_first),
         renewal_retry_longest: span("renewal_retry_longest", SECOND..=DAY, default.renewal_retry_longest),
         overdue_spread: span("overdue_spread", Duration::ZERO..=HOUR, default.overdue_spread),
@@ -225,7 +228,7 @@ fn feed_limits(table: &Table<'_, '_>, default: FeedLimits) -> FeedLimits {
 fn sds_limits(table: &Table<'_, '_>, default: SdsLimits) -> SdsLimits {
     let number = |key, bounds, default| table.integer(key, bounds).unwrap_or(default);
     let span = |key, default| table.span(key, SECOND..=HOUR).unwrap_or(default);
-    SdsLimits {
+    let limits = SdsLimits {
         max_connections: count(table, "max_connections", 1..=1_000_000, default.max_connections),
         max_connections_per_caller: count(
             table,
@@ -238,15 +241,26 @@ fn sds_limits(table: &Table<'_, '_>, default: SdsLimits) -> SdsLimits {
             1..=1_000_000,
             default.max_streams_per_connection,
         ),
+        max_streams_per_caller: count(table, "max_streams_per_caller", 1..=10_000_000, default.max_streams_per_caller),
         // Envoy's node of 61 KB must fit, and a message is held in memory whole.
         max_request_bytes: count(table, "max_request_bytes", 65_536..=67_108_864, default.max_request_bytes),
+        max_request_bytes_per_caller: count(
+            table,
+            "max_request_bytes_per_caller",
+            65_536..=4_294_967_295,
+            default.max_request_bytes_per_caller,
+        ),
         max_header_bytes: number("max_header_bytes", 4_096..=1_048_576, default.max_header_bytes),
         max_names_per_stream: count(table, "max_names_per_stream", 1..=100_000, default.max_names_per_stream),
         request_timeout: span("request_timeout", default.request_timeout),
         keepalive_interval: span("keepalive_interval", default.keepalive_interval),
         keepalive_timeout: span("keepalive_timeout", default.keepalive_timeout),
         idle_timeout: span("idle_timeout", default.idle_timeout),
+    };
+    if limits.max_request_bytes > limits.max_request_bytes_per_caller {
+        table.note("max_request_bytes_per_caller", &SettingError::NoRoomForOneRequest);
     }
+    limits
 }
 
 fn count(table: &Table<'_, '_>, key: &'static str, bounds: RangeInclusive<u32>, default: usize) -> usize {

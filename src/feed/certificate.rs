@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use crate::feed::live::Registered;
 use crate::feed::payload::Payload;
-use crate::feed::source::{Asker, Certificate, Follows, Held, RenewalCause, SourceError, Wanted};
+use crate::feed::source::{Asker, Certificate, FeedRefusal, Follows, Held, RenewalCause, SourceError, Wanted};
 use crate::feed::{End, Inner, count};
 use crate::policy::schedule::Backoff;
 
@@ -75,20 +75,35 @@ impl CertificateSubscription {
         let mut policy = self.feed.source.policy();
         loop {
             policy.mark_unchanged();
-            match self.issue(None).await {
+            let account = self.asker.caller.account();
+            self.pace(&account).await?;
+            let why = match self.issue(None).await {
                 Ok(certificate) => return Ok(certificate),
-                Err(SourceError::NotGranted | SourceError::Denied) => {}
-                Err(
-                    why @ (SourceError::NoRule
-                    | SourceError::Reattest
-                    | SourceError::Invalid(_)
-                    | SourceError::Unavailable { .. }),
-                ) => return Err(why.into()),
+                Err(why) => why,
+            };
+            self.feed.pace.give_back(&account);
+            match why {
+                SourceError::NotGranted | SourceError::Denied => {}
+                SourceError::NoRule
+                | SourceError::Reattest
+                | SourceError::Invalid(_)
+                | SourceError::Unavailable { .. } => return Err(why.into()),
             }
             if policy.changed().await.is_err() {
                 return std::future::pending().await;
             }
         }
+    }
+
+    /// Takes this certificate from what the account may have in a while, or records that it may not.
+    async fn pace(&self, account: &str) -> Result<(), End> {
+        let limits = &self.feed.limits;
+        if self.feed.pace.take(account, self.feed.clock.monotonic(), limits) {
+            return Ok(());
+        }
+        let (rate, burst) = (limits.issue_rate_per_caller, limits.issue_burst_per_caller);
+        self.feed.source.refused(&self.asker, FeedRefusal::TooManyIssues { rate, burst }).await;
+        Err(End::TooManyIssues { rate, burst })
     }
 
     /// Waits until the next certificate is due, and goes on trying until there is one. The proxy keeps the old one.

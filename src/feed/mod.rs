@@ -11,6 +11,7 @@ mod certificate;
 pub mod forced;
 mod live;
 pub mod names;
+mod pace;
 pub mod payload;
 mod session;
 pub mod source;
@@ -36,7 +37,7 @@ pub use live::LiveProxy;
 pub use names::{SdsNames, SecretRef};
 pub use payload::Payload;
 pub use session::{End, Session, Update};
-use source::SecretSource;
+use source::{Asker, FeedRefusal, SecretSource};
 
 /// The bounds of the feed, each with the configuration key that sets it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +47,12 @@ pub struct FeedLimits {
     /// `max_issues_at_once`: certificates being issued at the same moment; further ones wait, so that a restart with
     /// thousands of proxies is paced by what the ledger can take.
     pub max_issues_at_once: usize,
+    /// `issue_rate_per_caller`: new certificates of one account that are added each second to what it may have at once.
+    /// Renewals, and what a proxy keeps, are not counted.
+    pub issue_rate_per_caller: u32,
+    /// `issue_burst_per_caller`: new certificates that one account may have at once; further ones are refused until the
+    /// rate allows them.
+    pub issue_burst_per_caller: u32,
     /// `renewal_retry_first`: how long after a failed renewal the next one is tried, at most; doubles each time.
     pub renewal_retry_first: Duration,
     /// `renewal_retry_longest`: the most that this wait grows to.
@@ -59,6 +66,8 @@ impl Default for FeedLimits {
         Self {
             max_certificates_per_caller: 4_096,
             max_issues_at_once: 256,
+            issue_rate_per_caller: 20,
+            issue_burst_per_caller: 4_096,
             renewal_retry_first: Duration::from_secs(2),
             renewal_retry_longest: Duration::from_secs(60),
             overdue_spread: Duration::from_secs(10),
@@ -110,6 +119,7 @@ struct Inner {
     clock: Clock,
     entropy: Entropy,
     issuing: Semaphore,
+    pace: pace::Pace,
     bundles: watch::Sender<Arc<Bundles>>,
     live: Arc<live::Registry>,
     counters: Counters,
@@ -134,6 +144,7 @@ impl Feed {
     ) -> Self {
         Self(Arc::new(Inner {
             issuing: Semaphore::new(limits.max_issues_at_once),
+            pace: pace::Pace::default(),
             source,
             trust_domain,
             names,
@@ -190,6 +201,13 @@ impl Feed {
     #[must_use]
     pub fn session(&self, caller: Caller) -> Session {
         Session::new(Arc::clone(&self.0), caller)
+    }
+
+    /// Has an edge's own refusal of a whole stream recorded (or counted).
+    pub async fn refused(&self, caller: Caller, refusal: FeedRefusal) {
+        let request_id = hex::encode(self.0.entropy.bytes::<8>());
+        let asker = Asker { caller, node: None, secret_name: String::new(), request_id };
+        self.0.source.refused(&asker, refusal).await;
     }
 
     /// Where certificates come from, for what an edge must have recorded.

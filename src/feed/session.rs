@@ -42,6 +42,16 @@ pub enum End {
         /// The limit.
         limit: usize,
     },
+    /// The caller was given new certificates faster than it may.
+    #[error(
+        "this caller asks for new certificates too often (issue_burst_per_caller = {burst} at once, then issue_rate_per_caller = {rate} a second): keep what was issued, name its version on reconnecting, and try again later"
+    )]
+    TooManyIssues {
+        /// Each second.
+        rate: u32,
+        /// At once.
+        burst: u32,
+    },
     /// Another connection of the same account named the certificate that this one held.
     #[error("another connection of this caller took the certificate over")]
     TakenOver,
@@ -94,6 +104,18 @@ impl Session {
         }
     }
 
+    /// How many names are subscribed to.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.subscriptions.len()
+    }
+
+    /// Whether nothing is subscribed to.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.subscriptions.is_empty()
+    }
+
     /// Whether `name` is subscribed to.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
@@ -138,6 +160,7 @@ impl Session {
                     feed: Arc::clone(&self.feed),
                     asker: asker.clone(),
                     wanted,
+                    named: named.is_some(),
                     holds: named,
                     admitted: false,
                     place: Arc::clone(&place),
@@ -233,6 +256,8 @@ struct BundleSubscription {
     wanted: SecretRef,
     /// The version that was sent last, or that the proxy named.
     holds: Option<String>,
+    /// Whether the proxy named it, and nothing was sent since: then it holds it for certain.
+    named: bool,
     admitted: bool,
     changes: watch::Receiver<Arc<Bundles>>,
     place: Arc<Registered>,
@@ -252,7 +277,11 @@ impl BundleSubscription {
             let payload = self.changes.borrow_and_update().payload(&self.wanted).cloned();
             if let Some(payload) = payload {
                 let same = self.holds.as_deref() == Some(&*payload.version);
-                self.place.holds_bundle(&payload.version, same);
+                // What was sent is acknowledged by the proxy, or not at all.
+                if !same || self.named {
+                    self.place.holds_bundle(&payload.version, same);
+                }
+                self.named = false;
                 if !same {
                     self.holds = Some(payload.version.to_string());
                     return Ok(payload);

@@ -69,6 +69,18 @@ pub enum FeedRefusal {
         /// `max_certificates_per_caller`.
         limit: usize,
     },
+    /// The caller was given new certificates faster than the configuration allows.
+    TooManyIssues {
+        /// `issue_rate_per_caller`.
+        rate: u32,
+        /// `issue_burst_per_caller`.
+        burst: u32,
+    },
+    /// The caller has as many streams as the configuration allows.
+    TooManyStreams {
+        /// `max_streams_per_caller`.
+        limit: usize,
+    },
     /// The name is none that this server knows how to answer: no configured name, no SPIFFE ID, no trust domain.
     UnknownName,
 }

@@ -69,7 +69,7 @@ impl StreetSource {
 
 fn context(asker: &Asker) -> RequestContext {
     RequestContext {
-        secret_name: Some(asker.secret_name.clone()),
+        secret_name: Some(asker.secret_name.clone()).filter(|name| !name.is_empty()),
         node: asker.node.clone(),
         request_id: asker.request_id.clone(),
         trace_id: None,
@@ -163,6 +163,10 @@ impl SecretSource for StreetSource {
         Box::pin(async move {
             let reason = match refusal {
                 FeedRefusal::TooManyCertificates { limit } => format!("max_certificates_per_caller = {limit}"),
+                FeedRefusal::TooManyIssues { rate, burst } => {
+                    format!("issue_rate_per_caller = {rate}, issue_burst_per_caller = {burst}")
+                }
+                FeedRefusal::TooManyStreams { limit } => format!("max_streams_per_caller = {limit}"),
                 FeedRefusal::UnknownName => "unknown-name".to_owned(),
             };
             self.street.turned_away(&asker.caller, reason, &context(asker)).await;

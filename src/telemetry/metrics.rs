@@ -329,7 +329,7 @@ fn refusal_word(reason: &str) -> &'static str {
     if reason.starts_with("csr:") {
         return "csr";
     }
-    if reason.starts_with("max_") {
+    if reason.starts_with("max_") || reason.starts_with("issue_") {
         return "too-many";
     }
     REFUSALS.into_iter().find(|word| *word == reason).unwrap_or(OTHER)

@@ -4,7 +4,7 @@
 //! is one task and dropping the body ends everything. HTTP/2 polls only when the client has room: while it has none,
 //! nothing is made for it, and what the outbox holds is the newest version of each secret, one and no more.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,25 +16,43 @@ use http::HeaderMap;
 use http_body::{Body, Frame};
 use tonic::Status;
 
-use crate::api::sds::frame;
+use crate::api::sds::said::Dialect;
+use crate::api::sds::{frame, versions};
 use crate::feed::Update;
 
 /// What waits to be sent and what waits to be answered, of one stream.
-#[derive(Debug, Default)]
-pub(super) struct Outbox(Mutex<State>);
+#[derive(Debug)]
+pub(super) struct Outbox {
+    dialect: Dialect,
+    state: Mutex<State>,
+}
 
 #[derive(Debug, Default)]
 struct State {
     /// At most one for each name.
     pending: VecDeque<Update>,
-    /// The newest message of each name that was sent: its nonce and version.
-    in_flight: HashMap<Arc<str>, (u64, Arc<str>)>,
+    /// The newest message of each name that was sent and not answered.
+    in_flight: HashMap<Arc<str>, Sent>,
+    /// The version of each name that the client holds, unless it refuses what is on its way.
+    held: BTreeMap<Arc<str>, Arc<str>>,
     last_nonce: u64,
 }
 
+#[derive(Debug)]
+struct Sent {
+    nonce: u64,
+    version: Arc<str>,
+    /// What the client held before, and still does if it refuses this one.
+    before: Option<Arc<str>>,
+}
+
 impl Outbox {
+    pub(super) fn new(dialect: Dialect) -> Self {
+        Self { dialect, state: Mutex::default() }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts `update` in line; an older one of the same name gives it its place.
@@ -46,31 +64,50 @@ impl Outbox {
         }
     }
 
+    /// The client says that it holds `version` of `name` from before.
+    pub(super) fn holds(&self, name: &str, version: &str) {
+        self.lock().held.insert(name.into(), version.into());
+    }
+
     /// Forgets what waits for names that are not wanted any more.
     pub(super) fn retain(&self, keep: impl Fn(&str) -> bool) {
         let mut state = self.lock();
         state.pending.retain(|update| keep(&update.name));
         state.in_flight.retain(|name, _| keep(name));
+        state.held.retain(|name, _| keep(name));
     }
 
     /// What the client answered with `nonce`, once; `None` for a nonce that is unknown, answered or overtaken.
-    pub(super) fn answered(&self, nonce: &str) -> Option<(Arc<str>, Arc<str>)> {
+    pub(super) fn answered(&self, nonce: &str, refused: bool) -> Option<(Arc<str>, Arc<str>)> {
         let nonce: u64 = nonce.parse().ok()?;
         let mut state = self.lock();
-        let name = state.in_flight.iter().find(|(_, (sent, _))| *sent == nonce).map(|(name, _)| Arc::clone(name))?;
-        let (_, version) = state.in_flight.remove(&name)?;
+        let name = state.in_flight.iter().find(|(_, sent)| sent.nonce == nonce).map(|(name, _)| Arc::clone(name))?;
+        let Sent { version, before, .. } = state.in_flight.remove(&name)?;
+        match before {
+            Some(before) if refused => drop(state.held.insert(Arc::clone(&name), before)),
+            None if refused => drop(state.held.remove(&name)),
+            Some(_) | None => {}
+        }
         Some((name, version))
     }
 
     /// The next message: its head and its content.
     fn take(&self) -> Option<(Bytes, Bytes)> {
         let mut state = self.lock();
-        let update = state.pending.pop_front()?;
+        let Update { name, payload } = state.pending.pop_front()?;
         state.last_nonce += 1;
         let nonce = state.last_nonce;
-        let head = frame::head(&update, &nonce.to_string())?;
-        state.in_flight.insert(update.name, (nonce, update.payload.version));
-        Some((head, update.payload.secret))
+        let version = Arc::clone(&payload.version);
+        let before = state.held.insert(Arc::clone(&name), Arc::clone(&version));
+        let head = match self.dialect {
+            Dialect::StateOfTheWorld => {
+                let said = versions::join(&version, state.held.iter().map(|(name, version)| (&**name, &**version)));
+                frame::head(&name, &said, &payload, &nonce.to_string())?
+            }
+            Dialect::Delta => frame::delta_head(&name, &payload, &nonce.to_string())?,
+        };
+        state.in_flight.insert(name, Sent { nonce, version, before });
+        Some((head, payload.secret))
     }
 }
 

@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::HealthService;
@@ -21,16 +22,19 @@ use tower::ServiceExt;
 use tracing::debug;
 
 use crate::api::sds::SdsContext;
+use crate::api::sds::accounts::Account;
 use crate::api::sds::body::{Outbox, StreamBody};
+use crate::api::sds::exchange::Exchange;
 use crate::api::sds::reader::Reader;
-use crate::api::sds::sotw::Sotw;
+use crate::api::sds::said::{Dialect, Method as Stream};
 use crate::api::status;
 use crate::attest::AttestError;
 use crate::caller::Caller;
+use crate::feed::source::FeedRefusal;
 use crate::tasks::Tasks;
 
-const STREAM_SECRETS: &str = "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets";
 const SDS: &str = "/envoy.service.secret.v3.SecretDiscoveryService/";
+const ADS: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/";
 const HEALTH: &str = "/grpc.health.v1.Health/";
 
 /// The largest question about health, in bytes: it names one service.
@@ -39,8 +43,8 @@ const LARGEST_HEALTH_QUESTION: usize = 1 << 10;
 /// What a client may send on one stream before we have read it, in bytes: a request with Envoy's node.
 const STREAM_WINDOW: u32 = 64 << 10;
 
-/// The same for a whole connection.
-const CONNECTION_WINDOW: u32 = 1 << 20;
+/// The same for a whole connection: what a client makes us hold that sends and never reads.
+const CONNECTION_WINDOW: u32 = 256 << 10;
 
 /// What may wait to be written on one stream, in bytes, before the stream's body is asked for more.
 const SEND_BUFFER: usize = 256 << 10;
@@ -52,13 +56,13 @@ const FRAME: u32 = 16 << 10;
 const RESETS: usize = 64;
 
 /// Serves `io` until it ends, falls silent or the server stops.
-pub(super) async fn run<I>(io: I, peer: Result<Caller, AttestError>, context: SdsContext)
+pub(super) async fn run<I>(io: I, peer: Result<Caller, AttestError>, account: Arc<Account>, context: SdsContext)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (limits, stopping) = (Arc::clone(&context.limits), context.tasks.stopping());
     let activity = Arc::new(Activity::default());
-    let service = Service { peer: Arc::new(peer), activity: Arc::clone(&activity), context: context.clone() };
+    let service = Service { peer: Arc::new(peer), account, activity: Arc::clone(&activity), context: context.clone() };
     let connection = http2::Builder::new(Executor(context.tasks))
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.max_streams_per_connection)
@@ -143,6 +147,7 @@ impl Drop for Live {
 #[derive(Clone)]
 struct Service {
     peer: Arc<Result<Caller, AttestError>>,
+    account: Arc<Account>,
     activity: Arc<Activity>,
     context: SdsContext,
 }
@@ -170,39 +175,70 @@ impl Service {
             let Ok(Ok(response)) = answer else {
                 return refuse(live, Status::deadline_exceeded("no whole request within request_timeout"));
             };
-            return response.map(|body| Reply { _live: live, body: ReplyBody::Tonic(body) });
+            return response.map(|body| Reply { _live: live, _place: None, body: ReplyBody::Tonic(body) });
         }
-        if request.method() != Method::POST || path != STREAM_SECRETS {
-            let hint = if path.starts_with(SDS) { "use StreamSecrets" } else { "no such service here" };
-            return refuse(live, Status::unimplemented(hint));
-        }
+        let method = match method_of(request.method(), path) {
+            Ok(method) => method,
+            Err(hint) => return refuse(live, Status::unimplemented(hint)),
+        };
         let caller = match &*self.peer {
             Ok(caller) => caller.clone(),
             Err(why) => return refuse(live, status::of_attestation(why)),
         };
         let limits = Arc::clone(&self.context.limits);
-        let outbox = Arc::new(Outbox::default());
-        let stream = Sotw {
-            reader: Reader::new(request.into_body(), limits.max_request_bytes, limits.request_timeout),
+        let Some(place) = self.account.stream() else {
+            let most = limits.max_streams_per_caller;
+            self.context.feed.refused(caller, FeedRefusal::TooManyStreams { limit: most }).await;
+            let said = format!("this caller has {most} streams open (max_streams_per_caller): close those not needed");
+            return refuse(live, Status::resource_exhausted(said));
+        };
+        let outbox = Arc::new(Outbox::new(method.dialect));
+        let budget = self.account.request_bytes();
+        let stream = Exchange {
+            method,
+            reader: Reader::new(request.into_body(), limits.max_request_bytes, limits.request_timeout, budget),
             session: self.context.feed.session(caller),
             outbox: Arc::clone(&outbox),
             limits,
             stopping: self.context.tasks.stopping(),
         };
         let body = ReplyBody::Secrets(StreamBody::new(Box::pin(stream.run()), outbox));
-        let mut response = Response::new(Reply { _live: live, body });
+        let mut response = Response::new(Reply { _live: live, _place: Some(place), body });
         response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/grpc"));
         response
     }
 }
 
+/// Which stream a request opens, or what its client should use instead.
+fn method_of(method: &Method, path: &str) -> Result<Stream, &'static str> {
+    let post = *method == Method::POST;
+    let (name, aggregated) = match (path.strip_prefix(SDS), path.strip_prefix(ADS)) {
+        (Some(name), _) if post => (name, false),
+        (None, Some(name)) if post => (name, true),
+        (Some(_) | None, _) => return Err("no such service here"),
+    };
+    let dialect = match (name, aggregated) {
+        ("StreamSecrets", false) | ("StreamAggregatedResources", true) => Dialect::StateOfTheWorld,
+        ("DeltaSecrets", false) | ("DeltaAggregatedResources", true) => Dialect::Delta,
+        ("FetchSecrets", false) => return Err("a secret is renewed on its stream: use StreamSecrets or DeltaSecrets"),
+        (_, false) => return Err("use StreamSecrets or DeltaSecrets"),
+        (_, true) => return Err("use StreamAggregatedResources or DeltaAggregatedResources"),
+    };
+    Ok(Stream { dialect, aggregated })
+}
+
 fn refuse(live: Live, status: Status) -> Response<Reply> {
-    status.into_http::<tonic::body::Body>().map(|body| Reply { _live: live, body: ReplyBody::Tonic(body) })
+    status.into_http::<tonic::body::Body>().map(|body| Reply {
+        _live: live,
+        _place: None,
+        body: ReplyBody::Tonic(body),
+    })
 }
 
 /// What is sent back, and that it is still being sent.
 struct Reply {
     _live: Live,
+    _place: Option<OwnedSemaphorePermit>,
     body: ReplyBody,
 }
 

@@ -1,20 +1,23 @@
-//! Envoy's secret discovery service on Unix sockets, state of the world.
+//! Envoy's secret discovery service on Unix sockets: state of the world and delta, by itself or as the one type of an
+//! aggregated stream.
 //!
 //! Each connection is attested when it is accepted; each stream is a [`Session`](crate::feed::Session) of the feed with
 //! xDS spoken in front of it. Streams use an HTTP body of their own (`body`): generated code keeps buffers per stream
 //! that never shrink and copies a shared bundle for each of them. Everything a client can make large is bounded in
 //! [`SdsLimits`]. Nothing here knows what policy says or what a certificate is.
 
+mod accounts;
 mod body;
 mod connection;
+mod exchange;
 mod frame;
 mod reader;
-mod sotw;
+mod said;
 #[cfg(test)]
 mod tests;
+mod versions;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{UnixListener, UnixStream};
@@ -23,6 +26,7 @@ use tokio::task::JoinHandle;
 use tonic_health::server::HealthReporter;
 use tracing::warn;
 
+use crate::api::sds::accounts::Accounts;
 use crate::attest::unix_peer;
 use crate::feed::Feed;
 use crate::tasks::Tasks;
@@ -39,8 +43,13 @@ pub struct SdsLimits {
     pub max_connections_per_caller: usize,
     /// `max_streams_per_connection`: Envoy opens one for each secret.
     pub max_streams_per_connection: u32,
+    /// `max_streams_per_caller`: of one account on one socket, all its connections together; further ones are refused.
+    pub max_streams_per_caller: usize,
     /// `max_request_bytes`: one message of a client. Envoy's node description takes 61 KB of it.
     pub max_request_bytes: usize,
+    /// `max_request_bytes_per_caller`: what the requests of one account on one socket may hold that are not whole yet;
+    /// further ones wait. At least `max_request_bytes`.
+    pub max_request_bytes_per_caller: usize,
     /// `max_header_bytes`: the headers of one request.
     pub max_header_bytes: u32,
     /// `max_names_per_stream`: secrets that one stream subscribes to.
@@ -61,7 +70,9 @@ impl Default for SdsLimits {
             max_connections: 8_192,
             max_connections_per_caller: 6_144,
             max_streams_per_connection: 2_048,
+            max_streams_per_caller: 16_384,
             max_request_bytes: 512 << 10,
+            max_request_bytes_per_caller: 64 << 20,
             max_header_bytes: 16 << 10,
             max_names_per_stream: 1_024,
             request_timeout: Duration::from_secs(30),
@@ -93,7 +104,7 @@ pub fn serve(listener: UnixListener, socket: &str, context: SdsContext) -> JoinH
     tasks.spawn("sds.accept", async move {
         let stopping = context.tasks.stopping();
         let room = Arc::new(Semaphore::new(context.limits.max_connections));
-        let accounts = Arc::new(Accounts::default());
+        let accounts = Arc::new(Accounts::new(Arc::clone(&context.limits)));
         loop {
             let place = tokio::select! {
                 () = stopping.cancelled() => return,
@@ -127,44 +138,10 @@ async fn accepted_one(stream: UnixStream, socket: &str, context: SdsContext, acc
         context.feed.source().unattested(socket, why).await;
     }
     let account = peer.as_ref().map_or_else(|_| format!("unattested:{socket}"), crate::caller::Caller::account);
-    let Some(_counted) = accounts.enter(account, context.limits.max_connections_per_caller) else {
+    let Some(counted) = accounts.enter(&account) else {
         warn!(socket, caller = ?peer.map(|caller| caller.label()), limit = context.limits.max_connections_per_caller,
             "a caller has too many connections (max_connections_per_caller); this one is closed");
         return;
     };
-    connection::run(stream, peer, context).await;
-}
-
-/// How many connections each account has.
-#[derive(Debug, Default)]
-struct Accounts(Mutex<HashMap<String, usize>>);
-
-impl Accounts {
-    fn enter(self: &Arc<Self>, account: String, limit: usize) -> Option<Counted> {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(account.clone()).or_default();
-        if *count >= limit {
-            return None;
-        }
-        *count += 1;
-        Some(Counted { accounts: Arc::clone(self), account })
-    }
-}
-
-/// One connection of an account, while it lives.
-struct Counted {
-    accounts: Arc<Accounts>,
-    account: String,
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        let mut counts = self.accounts.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.account) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.account);
-            }
-        }
-    }
+    connection::run(stream, peer, counted.account(), context).await;
 }

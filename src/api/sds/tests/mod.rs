@@ -1,5 +1,8 @@
 //! The edge over a connection in memory, with generated code as the client and a fake source behind the feed.
 
+mod delta;
+mod hostile;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +16,8 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_health::server::HealthReporter;
 
-use super::{SdsContext, SdsLimits, connection};
+use super::accounts::Account;
+use super::{SdsContext, SdsLimits, connection, versions};
 use crate::attest::AttestError;
 use crate::caller::Caller;
 use crate::caller::testing::unix;
@@ -50,8 +54,9 @@ impl Server {
             limits: Arc::new(self.limits.clone()),
             health: HealthReporter::new(),
         };
+        let account = Arc::new(Account::new(&self.limits));
         let (ours, theirs) = tokio::io::duplex(1 << 20);
-        self.tasks.spawn("test.connection", connection::run(theirs, peer, context));
+        self.tasks.spawn("test.connection", connection::run(theirs, peer, account, context));
         let mut ours = Some(TokioIo::new(ours));
         let connector = tower::service_fn(move |_| {
             std::future::ready(ours.take().ok_or(std::io::Error::other("one connection only")))
@@ -96,7 +101,8 @@ impl Stream {
 
     async fn expect(&mut self, version: &str) -> DiscoveryResponse {
         let response = self.next().await.unwrap();
-        assert_eq!(response.version_info, version);
+        let name = secret(&response).name;
+        assert_eq!(versions::of(&response.version_info, &name), Some(version));
         response
     }
 
