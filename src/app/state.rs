@@ -28,7 +28,7 @@ use crate::feed::street::StreetSource;
 use crate::identity::TrustDomain;
 use crate::keys::sealed::{SealedError, SealedStore};
 use crate::policy::{Policy, starter};
-use crate::revocation::{CrlTimes, Revoker, RevokerParts};
+use crate::revocation::{Revoker, RevokerParts};
 use crate::secret::{SecretFileError, write_private};
 use crate::store::embedded::{Embedded, Opened};
 use crate::store::{Store, StoreError};
@@ -166,7 +166,7 @@ impl State {
             tasks: tasks.clone(),
             trust_domain: settings.trust_domain.clone(),
             directory: directory.path().join("crl"),
-            times: CrlTimes::default(),
+            times: settings.crl,
         };
         let (revoker, made) = establish(parts, &mut keeper).await?;
         record_in_force(settings, &street, &ledger, &*store, &recorder, clock.now()).await?;

@@ -21,6 +21,7 @@ use crate::api::sds::SdsLimits;
 use crate::feed::{FeedLimits, SdsNames};
 use crate::identity::TrustDomain;
 use crate::policy::ADMIN_SOCKET;
+use crate::revocation::CrlTimes;
 use crate::toml_reader::{Mistake, Mistakes};
 use crate::x509::KeyAlgorithm;
 
@@ -61,6 +62,8 @@ pub struct Settings {
     pub admin: AdminSettings,
     /// The authorities.
     pub ca: CaSettings,
+    /// The CRLs.
+    pub crl: CrlTimes,
     /// The ledger.
     pub ledger: LedgerSettings,
     /// Bounds.
@@ -309,6 +312,7 @@ impl Settings {
                 http: options.http.map(|listen| HttpSettings { listen }),
                 admin: AdminSettings::private(admin),
                 ca: CaSettings::default(),
+                crl: CrlTimes::default(),
                 ledger: LedgerSettings::default(),
                 limits: Limits::default(),
                 log: LogSettings::default(),

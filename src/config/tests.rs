@@ -105,6 +105,8 @@ fn single_mistakes_have_their_remedy() {
     check("[[sds.listen]]\nname = \"sds\"\npath = \"/run/b.sock\"", "another socket has this name");
     check("[admin]\npath = \"/run/sds.sock\"", "another socket has this path");
     check("[ca.issuing]\nlifetime = \"2000d\"", "at most half as long as the root (3650d)");
+    check("[crl]\nlifetime = \"8h\"\nresign_at = \"7h\"", "three quarters of crl.lifetime (8h)");
+    check("[crl]\nlifetime = \"8h\"", "fine");
     check("[valut]\n", "unknown key");
 }
 
@@ -124,6 +126,7 @@ fn the_documented_keys_are_the_keys_that_are_read() {
         "ca.root",
         "ca.issuing",
         "keys",
+        "crl",
         "ledger",
         "limits",
         "log",
@@ -173,6 +176,7 @@ fn the_default_file_reads_and_shows_the_true_defaults() {
     assert!(plain.http.is_none() && shown.http.is_some());
     // All that has a default of its own is the same written out as left out.
     assert_eq!((shown.sds, shown.ca, shown.ledger), (plain.sds, plain.ca, plain.ledger));
+    assert_eq!((shown.crl, plain.crl), (CrlTimes::default(), CrlTimes::default()));
     assert_eq!((shown.limits, shown.log, shown.data_dir), (plain.limits, plain.log, plain.data_dir));
 }
 

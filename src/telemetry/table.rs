@@ -269,7 +269,8 @@ pub(super) const AUTHORITY_EXPIRY: Spec = spec(
     &[fixed("level", || vec!["root", "issuing"])],
     "When the active authority of each level expires",
 );
-const ISSUER: Label = Label { name: "issuer", values: Values::Found("authorities by name, such as `issuing 3`; a handful") };
+const ISSUER: Label =
+    Label { name: "issuer", values: Values::Found("authorities by name, such as `issuing 3`; a handful") };
 pub(super) const CRL_NUMBER: Spec = spec(
     "chancery_crl_number",
     Kind::Gauge,
@@ -277,13 +278,8 @@ pub(super) const CRL_NUMBER: Spec = spec(
     &[ISSUER],
     "The number of each authority's CRL; it only grows",
 );
-pub(super) const CRL_ENTRIES: Spec = spec(
-    "chancery_crl_entries",
-    Kind::Gauge,
-    Unit::None,
-    &[ISSUER],
-    "Certificates on each authority's CRL",
-);
+pub(super) const CRL_ENTRIES: Spec =
+    spec("chancery_crl_entries", Kind::Gauge, Unit::None, &[ISSUER], "Certificates on each authority's CRL");
 pub(super) const CRL_THIS_UPDATE: Spec = spec(
     "chancery_crl_this_update_timestamp_seconds",
     Kind::Gauge,
@@ -305,13 +301,8 @@ pub(super) const CRL_UNRECORDED: Spec = spec(
     &[],
     "CRLs that were renewed while the ledger took no records, and are to be recorded first when it does",
 );
-pub(super) const REVOKED: Spec = spec(
-    "chancery_certificates_revoked_total",
-    Kind::Counter,
-    Unit::None,
-    &[],
-    "Certificates revoked and recorded",
-);
+pub(super) const REVOKED: Spec =
+    spec("chancery_certificates_revoked_total", Kind::Counter, Unit::None, &[], "Certificates revoked and recorded");
 pub(super) const POLICY: Spec = spec(
     "chancery_policy_info",
     Kind::Gauge,
