@@ -315,6 +315,22 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "limits",
+        "max_forced_rotations_at_once",
+        "a whole number",
+        Default("32"),
+        "Certificates that `cert rotate` has issued at the same moment. No more than half of max_issues_at_once is used, so that new requests find room.",
+        "Too small: rotating all takes longer. Too large: it takes more memory and processor time from other requests.",
+    ),
+    key(
+        "limits",
+        "forced_rotation_timeout",
+        "a span of time",
+        Default("\"30s\""),
+        "How long a forced rotation waits for a proxy to take its new certificate before it reports the proxy as gone.",
+        "Too short: slow proxies are reported as gone although they take it later. Too long: a rotation reports late.",
+    ),
+    key(
+        "limits",
         "issue_rate_per_caller",
         "a whole number each second",
         Default("20"),

@@ -227,6 +227,13 @@ fn feed_limits(table: &Table<'_, '_>, default: FeedLimits) -> FeedLimits {
             default.max_certificates_per_caller,
         ),
         max_issues_at_once: count(table, "max_issues_at_once", 1..=100_000, default.max_issues_at_once),
+        max_forced_rotations_at_once: count(
+            table,
+            "max_forced_rotations_at_once",
+            1..=100_000,
+            default.max_forced_rotations_at_once,
+        ),
+        forced_rotation_timeout: span("forced_rotation_timeout", SECOND..=HOUR, default.forced_rotation_timeout),
         issue_rate_per_caller: number("issue_rate_per_caller", default.issue_rate_per_caller),
         issue_burst_per_caller: number("issue_burst_per_caller", default.issue_burst_per_caller),
         renewal_retry_first: span("renewal_retry_first", SECOND / 10..=HOUR, default.renewal_retry_first),
