@@ -27,7 +27,8 @@ use tonic_health::server::HealthReporter;
 use tracing::{error, info, warn};
 
 use crate::api::http::{self, HttpLimits};
-use crate::api::{admin, sds, tls};
+use crate::api::tls::{self, Acceptor};
+use crate::api::{admin, sds};
 use crate::config::Settings;
 use crate::feed::Feed;
 use crate::rotation;
@@ -139,7 +140,8 @@ impl Bound {
         let mut health = HealthReporter::new();
         let backend = Arc::new(AppBackend::new(&state, feed.clone(), &settings, &addresses));
 
-        serve_sds(&state, &settings, (&feed, &health), sds, ports).await;
+        let acceptor = own::acceptor(&state, &settings).await;
+        serve_sds(&state, &settings, (&feed, &health), sds, acceptor.map(|acceptor| (acceptor, ports)));
         let service = admin::AdminService::new(admin::Sources {
             backend,
             hands: Arc::new(AppHands::new(&state, feed.clone())),
@@ -195,13 +197,13 @@ impl Bound {
     }
 }
 
-/// Serves SDS on every Unix socket and TCP port. The server gets its own certificate only where there is a port.
-async fn serve_sds(
+/// Serves SDS on every Unix socket and TCP port.
+fn serve_sds(
     state: &State,
     settings: &Settings,
     (feed, health): (&Feed, &HealthReporter),
     sockets: Vec<(String, UnixListener)>,
-    ports: Vec<(String, TcpListener)>,
+    ports: Option<(Acceptor, Vec<(String, TcpListener)>)>,
 ) {
     let context = sds::SdsContext {
         feed: feed.clone(),
@@ -212,10 +214,7 @@ async fn serve_sds(
     for (name, listener) in sockets {
         sds::serve(listener, &name, context.clone());
     }
-    if ports.is_empty() {
-        return;
-    }
-    let acceptor = own::Tls::new(state, settings).start(state).await;
+    let Some((acceptor, ports)) = ports else { return };
     for (name, listener) in ports {
         let callers = tls::incoming(listener, &name, acceptor.clone());
         sds::serve_callers(callers, &name, context.clone());
