@@ -20,7 +20,7 @@ use crate::audit::event::{Event, Sealed};
 use crate::audit::ledger::{Health, Ledger, Position};
 use crate::audit::personal::ErasurePool;
 use crate::ca::issue::{IssueRequest, Issued, KeyRequest, RequestContext, Street};
-use crate::ca::slot::{Authorities, Level};
+use crate::ca::slot::{Authorities, Authority, Level};
 use crate::caller::Caller;
 use crate::clock::{Clock, rfc3339_seconds};
 use crate::feed::{Feed, LiveProxy};
@@ -28,6 +28,7 @@ use crate::identity::TrustDomain;
 use crate::policy::Wanted;
 use crate::policy::schedule::{AuthorityTimes, authority_plan};
 use crate::proto::chancery::admin::v1 as pb;
+use crate::revocation::{CrlSet, Revoker};
 use crate::x509::bundle::Bundle;
 use crate::x509::{csr, pem};
 
@@ -40,6 +41,7 @@ pub(super) struct AppBackend {
     feed: Feed,
     clock: Clock,
     ledger: Ledger,
+    revoker: Revoker,
     trust_domain: TrustDomain,
     reloader: Reloader,
     sealed_beside: bool,
@@ -62,6 +64,7 @@ impl AppBackend {
             feed,
             clock: state.clock.clone(),
             ledger: state.ledger.clone(),
+            revoker: state.revoker.clone(),
             trust_domain: settings.trust_domain.clone(),
             reloader,
             sealed_beside: settings.sealing_key.is_none(),
@@ -124,6 +127,19 @@ pub(super) fn problems(ledger: &Ledger, authorities: &Authorities, now: OffsetDa
         Some(_) => {}
     }
     problems
+}
+
+/// What is wrong with the CRLs: nothing stops for it now, and everything at their end.
+fn crl_problems(published: &CrlSet, authorities: &Authorities, now: OffsetDateTime) -> Vec<String> {
+    let late = published.lists.iter().filter(|listed| listed.is_late(now)).map(|listed| {
+        let (issuer, end) = (listed.issuer, rfc3339_seconds(listed.crl.next_update()));
+        format!("the CRL of {issuer} could not be renewed and ends at {end}, when every handshake fails: see the log")
+    });
+    let listed = |authority: &&Arc<Authority>| published.of(&hex::encode(authority.issuer().key_id())).is_some();
+    let without = authorities.iter().filter(|authority| !listed(authority)).map(|authority| {
+        format!("{} has no CRL, so no new bundle is sent: see the log; it is tried again", authority.name())
+    });
+    late.chain(without).collect()
 }
 
 /// A number that grows with every change of the bundle: the second in which its newest root became what it is.
@@ -191,7 +207,7 @@ impl Backend for AppBackend {
             .filter(|proxy| !proxy.is_certificate && proxy.acked_version.as_deref() == current);
         let held_by = u64::try_from(holders.count()).unwrap_or(u64::MAX);
         let times = AuthorityTimes::new(self.issuing_lifetime, self.street.policy().longest_lifetime()).ok();
-        let schedule = |authority: &Arc<crate::ca::slot::Authority>| AuthoritySchedule {
+        let schedule = |authority: &Arc<Authority>| AuthoritySchedule {
             key_id: hex::encode(authority.issuer().key_id()),
             next_change_at: times.and_then(|times| {
                 let slot = authority.slot(times.longest_leaf());
@@ -223,12 +239,15 @@ impl Backend for AppBackend {
     }
 
     fn facts(&self) -> ServerFacts {
-        let problems = problems(&self.ledger, &self.authorities_now(), self.clock.now());
+        let (authorities, now) = (self.authorities_now(), self.clock.now());
+        let mut problems = problems(&self.ledger, &authorities, now);
+        let ready = problems.is_empty();
+        problems.extend(crl_problems(&self.revoker.published(), &authorities, now));
         let live = self.feed.live();
         ServerFacts {
             trust_domain: self.trust_domain.to_string(),
             started_at: Some(self.started_at),
-            ready: problems.is_empty(),
+            ready,
             problems,
             warnings: self.warnings(),
             streams: u64::try_from(live.len()).unwrap_or(u64::MAX),

@@ -28,7 +28,7 @@ use crate::feed::street::StreetSource;
 use crate::identity::TrustDomain;
 use crate::keys::sealed::{SealedError, SealedStore};
 use crate::policy::{Policy, starter};
-use crate::revocation::{CrlTimes, Revoker, RevokerParts};
+use crate::revocation::{Revoker, RevokerParts};
 use crate::secret::{SecretFileError, write_private};
 use crate::store::embedded::{Embedded, Opened};
 use crate::store::{Store, StoreError};
@@ -136,13 +136,7 @@ impl State {
         if let Some(recovery) = &opened.recovered {
             notes.push(format!("the last run did not end cleanly; the ledger is whole again: {recovery:?}"));
         }
-        let (store, found) = Embedded::open(&directory.path().join("index.redb"))?;
-        if let Opened::Replaced(why) = found {
-            notes.push(format!("the index was replaced and read anew from the ledger: {why}"));
-        }
-        let store: Arc<dyn Store> = Arc::new(store);
-        let mut projection = Projection::open(ledger.reader(), Arc::clone(&store))?;
-        projection.catch_up()?;
+        let (store, mut projection) = index(&directory, &ledger, &mut notes)?;
         let started_at = clock.now();
         let metrics = metrics(&ledger, &mut projection, started_at);
         let parts = KeeperParts {
@@ -172,7 +166,7 @@ impl State {
             tasks: tasks.clone(),
             trust_domain: settings.trust_domain.clone(),
             directory: directory.path().join("crl"),
-            times: CrlTimes::default(),
+            times: settings.crl,
         };
         let (revoker, made) = establish(parts, &mut keeper).await?;
         record_in_force(settings, &street, &ledger, &*store, &recorder, clock.now()).await?;
@@ -242,6 +236,22 @@ fn ledger_options(settings: &Settings, directory: &DataDirectory, key: Checkpoin
     let limits = LedgerLimits { reserve_bytes: settings.ledger.reserve_bytes, ..LedgerLimits::default() };
     let path = directory.path().join("ledger");
     LedgerOptions { limits, ..LedgerOptions::new(path, settings.trust_domain.as_str(), key) }
+}
+
+/// The index, caught up with the ledger.
+fn index(
+    directory: &DataDirectory,
+    ledger: &Ledger,
+    notes: &mut Vec<String>,
+) -> Result<(Arc<dyn Store>, Projection), AppError> {
+    let (store, found) = Embedded::open(&directory.path().join("index.redb"))?;
+    if let Opened::Replaced(why) = found {
+        notes.push(format!("the index was replaced and read anew from the ledger: {why}"));
+    }
+    let store: Arc<dyn Store> = Arc::new(store);
+    let mut projection = Projection::open(ledger.reader(), Arc::clone(&store))?;
+    projection.catch_up()?;
+    Ok((store, projection))
 }
 
 /// Metrics that count what the ledger and the index do from now on.

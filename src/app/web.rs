@@ -12,8 +12,9 @@ use crate::ca::issue::Street;
 use crate::clock::Clock;
 use crate::feed::Feed;
 use crate::identity::TrustDomain;
+use crate::revocation::{CrlSet, Listed, Revoker};
 use crate::store::Store;
-use crate::telemetry::{AuthoritySample, LedgerState, LogSample, Metrics, Sample};
+use crate::telemetry::{AuthoritySample, CrlSample, LedgerState, LogSample, Metrics, Sample};
 
 /// The sources of the HTTP port.
 pub(super) struct Web {
@@ -23,6 +24,7 @@ pub(super) struct Web {
     trust_domain: TrustDomain,
     feed: Feed,
     store: Arc<dyn Store>,
+    revoker: Revoker,
     metrics: Metrics,
 }
 
@@ -35,6 +37,7 @@ impl Web {
             trust_domain: state.trust_domain.clone(),
             feed,
             store: Arc::clone(&state.store),
+            revoker: state.revoker.clone(),
             metrics: state.metrics.clone(),
         })
     }
@@ -70,6 +73,7 @@ impl Web {
                 .into_iter()
                 .filter_map(|(level, found)| Some(AuthoritySample { level, not_after: found?.issuer().not_after() }))
                 .collect(),
+            crls: self.revoker.published().lists.iter().map(crl_sample).collect(),
             policy_hash: self.street.policy().hash_hex().to_owned(),
         }
     }
@@ -87,6 +91,17 @@ impl Web {
     }
 }
 
+fn crl_sample(listed: &Listed) -> CrlSample {
+    CrlSample {
+        issuer: listed.issuer.to_string(),
+        number: listed.crl.number(),
+        entries: listed.crl.entries().len(),
+        this_update: listed.crl.this_update(),
+        next_update: listed.crl.next_update(),
+        recorded: !listed.record.is_empty(),
+    }
+}
+
 impl HttpSources for Web {
     fn bundle(&self) -> Option<BundleDocument> {
         let authorities = self.street.authorities();
@@ -97,6 +112,10 @@ impl HttpSources for Web {
             pem: bundle.pem().into(),
             json: bundle.spiffe_json(bundle_sequence(&authorities), REFRESH_HINT_S).into(),
         })
+    }
+
+    fn crls(&self) -> Option<Arc<CrlSet>> {
+        Some(self.revoker.published()).filter(|published| !published.lists.is_empty())
     }
 
     fn ledger(&self) -> Option<LedgerReader> {

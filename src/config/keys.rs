@@ -68,7 +68,7 @@ pub(super) const LISTS: [&str; 2] = ["sds.listen", "admin.operator"];
 pub(super) const EXAMPLES: [&str; 1] = ["admin.operator"];
 
 /// What a table is for, in the order of the file.
-pub(super) const TABLES: [(&str, &str); 12] = [
+pub(super) const TABLES: [(&str, &str); 13] = [
     ("", "The server as a whole."),
     ("keys", "The authorities' own keys, in `data_dir/keys`, each sealed."),
     (
@@ -84,6 +84,7 @@ pub(super) const TABLES: [(&str, &str); 12] = [
     ),
     ("ca.root", "The root authority, where one has to be made. Existing authorities keep what they are."),
     ("ca.issuing", "The issuing authority under it. It rolls over by itself, unseen by proxies."),
+    ("crl", "The lists of revoked certificates, one of each authority: pushed with the roots, and on `/crl`."),
     ("ledger", "The audit ledger. Nothing is issued that is not in it."),
     ("limits", "Every queue, wait and message has a bound; these are the ones that an installation may need to move."),
     ("log", "The log for operators. What auditors read is the ledger; this is not it."),
@@ -282,6 +283,22 @@ pub const KEYS: &[Key] = &[
         Default("\"90d\""),
         "How long a new issuing authority lives. Its successor is prepared at half of it and takes over soon after, in any case while it outlives every certificate under it.",
         "Must be at least twice the longest lifetime in the policy and at most half of the root's; otherwise nothing is started.",
+    ),
+    key(
+        "crl",
+        "lifetime",
+        "a span of time",
+        Default("\"7d\""),
+        "How long a CRL holds after it was made.",
+        "At its end every handshake fails that has no newer one. Too short: a server that is down for long takes the mesh with it. Too long: who got a list and is cut off from the server believes it for longer.",
+    ),
+    key(
+        "crl",
+        "resign_at",
+        "a span of time, at most three quarters of `crl.lifetime`",
+        Derived("half of `crl.lifetime`", "\"84h\""),
+        "When a CRL is made anew though nothing was revoked. `status` names one of which less than a quarter is left.",
+        "Too short: every proxy gets a new bundle more often. Too long: less time to mend what keeps it from being renewed.",
     ),
     key(
         "ledger",

@@ -94,6 +94,14 @@ pub enum SettingError {
         /// The root's lifetime.
         root: String,
     },
+    /// A CRL that would be renewed too late.
+    #[error(
+        "more than three quarters of crl.lifetime ({lifetime}), which leaves no time when renewing fails: shorten it"
+    )]
+    ResignedLate {
+        /// How long a CRL holds.
+        lifetime: String,
+    },
     /// An operator who is nobody.
     #[error("it names nobody: write uid = 1001, gid = 2000 or client = \"spiffe://{{trust_domain}}/operators/*\"")]
     NoOperator,

@@ -24,6 +24,7 @@ use crate::api::tls::TlsLimits;
 use crate::feed::{FeedLimits, SdsNames};
 use crate::identity::TrustDomain;
 use crate::policy::ADMIN_SOCKET;
+use crate::revocation::CrlTimes;
 use crate::toml_reader::{Mistake, Mistakes};
 use crate::x509::KeyAlgorithm;
 
@@ -66,6 +67,8 @@ pub struct Settings {
     pub admin: AdminSettings,
     /// The authorities.
     pub ca: CaSettings,
+    /// The CRLs.
+    pub crl: CrlTimes,
     /// The ledger.
     pub ledger: LedgerSettings,
     /// Bounds.
@@ -303,6 +306,7 @@ impl Settings {
                 http: options.http.map(|listen| HttpSettings { listen }),
                 admin: AdminSettings::private(admin),
                 ca: CaSettings::default(),
+                crl: CrlTimes::default(),
                 ledger: LedgerSettings::default(),
                 limits: Limits::default(),
                 log: LogSettings::default(),

@@ -15,6 +15,7 @@ use crate::api::sds::SdsLimits;
 use crate::api::tls::TlsLimits;
 use crate::feed::FeedLimits;
 use crate::identity::TrustDomain;
+use crate::revocation::CrlTimes;
 use crate::toml_reader::{Document, Mistakes, Table, render_span};
 use crate::x509::profile::{AuthorityProfile, Profiles};
 
@@ -52,6 +53,7 @@ pub(super) fn read(document: &Document<'_>, base: &Path) -> Option<Settings> {
     let sds = listen::sds(&root.table("sds"), base, admin.as_ref().map(|admin| &admin.path));
     let http = http(&root.table("http"));
     let ca = ca(&root.table("ca"));
+    let crl = crl(&root.table("crl"));
     let ledger = ledger(&root.table("ledger"));
     let limits = limits(&root.table("limits"));
     let log = log(&root.table("log"));
@@ -65,6 +67,7 @@ pub(super) fn read(document: &Document<'_>, base: &Path) -> Option<Settings> {
         http,
         admin: admin?,
         ca,
+        crl,
         ledger,
         limits,
         log,
@@ -119,6 +122,17 @@ fn authority(
     let reads = lifetime.is_some() || !table.has("lifetime");
     table.done();
     (AuthoritySettings { key, lifetime: lifetime.unwrap_or(default.lifetime) }, reads)
+}
+
+fn crl(table: &Table<'_, '_>) -> CrlTimes {
+    let default = CrlTimes::default();
+    let lifetime = table.span("lifetime", HOUR..=DAY * 90).unwrap_or(default.lifetime);
+    let resign_at = table.span("resign_at", SECOND * 60..=DAY * 90).unwrap_or(lifetime / 2);
+    if resign_at > lifetime / 4 * 3 {
+        table.note("resign_at", &SettingError::ResignedLate { lifetime: render_span(lifetime) });
+    }
+    table.done();
+    CrlTimes { lifetime, resign_at }
 }
 
 fn ledger(table: &Table<'_, '_>) -> LedgerSettings {

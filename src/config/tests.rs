@@ -105,6 +105,8 @@ fn single_mistakes_have_their_remedy() {
     check("[[sds.listen]]\nname = \"sds\"\npath = \"/run/b.sock\"", "another socket has this name");
     check("[admin]\npath = \"/run/sds.sock\"", "another socket has this path");
     check("[ca.issuing]\nlifetime = \"2000d\"", "at most half as long as the root (3650d)");
+    check("[crl]\nlifetime = \"8h\"\nresign_at = \"7h\"", "three quarters of crl.lifetime (8h)");
+    check("[crl]\nlifetime = \"8h\"", "fine");
     check("[valut]\n", "unknown key");
 }
 
@@ -124,6 +126,7 @@ fn the_documented_keys_are_the_keys_that_are_read() {
         "ca.root",
         "ca.issuing",
         "keys",
+        "crl",
         "ledger",
         "limits",
         "log",
@@ -175,6 +178,7 @@ fn the_default_file_reads_and_shows_the_true_defaults() {
     assert_eq!((plain.sds.tcp.len(), shown.sds.tcp.len()), (0, 1));
     assert_eq!((shown.sds.listen, shown.sds.names), (plain.sds.listen, plain.sds.names));
     assert_eq!((shown.ca, shown.ledger), (plain.ca, plain.ledger));
+    assert_eq!((shown.crl, plain.crl), (CrlTimes::default(), CrlTimes::default()));
     assert_eq!((shown.limits, shown.log, shown.data_dir), (plain.limits, plain.log, plain.data_dir));
 }
 

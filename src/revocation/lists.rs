@@ -129,6 +129,8 @@ pub struct CrlSet {
     pub lists: Vec<Listed>,
     /// All of them in PEM.
     pub pem: Bytes,
+    /// SHA-256 of that, hex.
+    pub version: String,
 }
 
 impl CrlSet {
@@ -427,7 +429,11 @@ impl Revoker {
         content.update(bundle.version().as_bytes());
         content.update(&pem);
         let version = hex::encode(content.finish());
-        self.0.published.send_replace(Arc::new(CrlSet { lists, pem: pem.clone() }));
+        self.0.published.send_replace(Arc::new(CrlSet {
+            lists,
+            pem: pem.clone(),
+            version: hex::encode(digest::digest(&digest::SHA256, &pem)),
+        }));
         if let Some(feed) = self.0.feed.get() {
             feed.publish_bundle(TrustBundle {
                 trust_domain: self.0.trust_domain.clone(),

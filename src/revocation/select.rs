@@ -71,6 +71,10 @@ pub(super) fn select(
 ) -> Result<Vec<Chosen>, RevokeError> {
     if let Selection::Serial(serial) = selection {
         let Found::One(row) = store.find(serial)? else { return Ok(Vec::new()) };
+        // A beginning is not enough here: whoever asks looked it up.
+        if row.serial != *serial {
+            return Ok(Vec::new());
+        }
         if let Some(revoked) = &row.revoked {
             return Err(RevokeError::AlreadyRevoked { serial: row.serial.clone(), record: revoked.record.clone() });
         }

@@ -36,6 +36,7 @@ struct Inner {
     registry: Registry,
     issued: Counters,
     refused: Counters,
+    revoked: Counter,
     sign_failures: Counter,
     issue_seconds: Histogram,
     issue_failures: Counter,
@@ -54,6 +55,7 @@ impl Metrics {
         set(&mut registry, &table::STARTED, seconds(started));
         let issued = counters(&mut registry, &table::ISSUED);
         let refused = counters(&mut registry, &table::REFUSED);
+        let revoked = counter(&mut registry, &table::REVOKED);
         let sign_failures = counter(&mut registry, &table::SIGN_FAILURES);
         let issue_seconds = histogram(&mut registry, &table::ISSUE_SECONDS);
         let issue_failures = counter(&mut registry, &table::ISSUE_FAILURES);
@@ -64,6 +66,7 @@ impl Metrics {
             registry,
             issued,
             refused,
+            revoked,
             sign_failures,
             issue_seconds,
             issue_failures,
@@ -89,8 +92,10 @@ impl Metrics {
             Action::CertificateFail => {
                 inner.sign_failures.inc();
             }
+            Action::CertificateRevoke => {
+                inner.revoked.inc();
+            }
             Action::CertificateSigned
-            | Action::CertificateRevoke
             | Action::CertificateNack
             | Action::IdentityDeny
             | Action::IdentityRelease
@@ -202,6 +207,23 @@ pub struct AuthoritySample {
     pub not_after: OffsetDateTime,
 }
 
+/// The CRL of an authority.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CrlSample {
+    /// The authority's name.
+    pub issuer: String,
+    /// Its number.
+    pub number: u64,
+    /// Certificates on it.
+    pub entries: usize,
+    /// From when on it holds.
+    pub this_update: OffsetDateTime,
+    /// Until when.
+    pub next_update: OffsetDateTime,
+    /// Whether the ledger has it.
+    pub recorded: bool,
+}
+
 /// What others know at the moment of a scrape. Totals count from the start of the process.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sample {
@@ -237,6 +259,8 @@ pub struct Sample {
     pub index_lag: u64,
     /// The active root and issuing CA.
     pub authorities: Vec<AuthoritySample>,
+    /// Every authority's CRL.
+    pub crls: Vec<CrlSample>,
     /// SHA-256 of the policy in force, hex.
     pub policy_hash: String,
 }
@@ -277,9 +301,26 @@ impl Sample {
         for authority in &self.authorities {
             authorities.get_or_create(&vec![("level", authority.level.into())]).set(seconds(authority.not_after));
         }
+        self.crls(all);
         let policy = gauges(all, &table::POLICY);
         policy.get_or_create(&vec![("hash", self.policy_hash.clone().into())]).set(1.0);
         registry
+    }
+}
+
+impl Sample {
+    fn crls(&self, all: &mut Registry) {
+        let [number, entries, this_update, next_update] =
+            [&table::CRL_NUMBER, &table::CRL_ENTRIES, &table::CRL_THIS_UPDATE, &table::CRL_NEXT_UPDATE]
+                .map(|spec| gauges(all, spec));
+        for crl in &self.crls {
+            let issuer: Labels = vec![("issuer", crl.issuer.clone().into())];
+            number.get_or_create(&issuer).set(crl.number as f64);
+            entries.get_or_create(&issuer).set(crl.entries as f64);
+            this_update.get_or_create(&issuer).set(seconds(crl.this_update));
+            next_update.get_or_create(&issuer).set(seconds(crl.next_update));
+        }
+        set(all, &table::CRL_UNRECORDED, self.crls.iter().filter(|crl| !crl.recorded).count() as f64);
     }
 }
 

@@ -12,4 +12,4 @@ pub mod table;
 
 pub use log::{init, set_level};
 pub use measured::Measured;
-pub use metrics::{AuthoritySample, LedgerState, LogSample, Metrics, Sample};
+pub use metrics::{AuthoritySample, CrlSample, LedgerState, LogSample, Metrics, Sample};

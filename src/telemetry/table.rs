@@ -269,6 +269,40 @@ pub(super) const AUTHORITY_EXPIRY: Spec = spec(
     &[fixed("level", || vec!["root", "issuing"])],
     "When the active authority of each level expires",
 );
+const ISSUER: Label =
+    Label { name: "issuer", values: Values::Found("authorities by name, such as `issuing 3`; a handful") };
+pub(super) const CRL_NUMBER: Spec = spec(
+    "chancery_crl_number",
+    Kind::Gauge,
+    Unit::None,
+    &[ISSUER],
+    "The number of each authority's CRL; it only grows",
+);
+pub(super) const CRL_ENTRIES: Spec =
+    spec("chancery_crl_entries", Kind::Gauge, Unit::None, &[ISSUER], "Certificates on each authority's CRL");
+pub(super) const CRL_THIS_UPDATE: Spec = spec(
+    "chancery_crl_this_update_timestamp_seconds",
+    Kind::Gauge,
+    Unit::Seconds,
+    &[ISSUER],
+    "From when on each authority's CRL holds; it was made five minutes later",
+);
+pub(super) const CRL_NEXT_UPDATE: Spec = spec(
+    "chancery_crl_next_update_timestamp_seconds",
+    Kind::Gauge,
+    Unit::Seconds,
+    &[ISSUER],
+    "When every handshake fails that depends on this CRL, unless a newer one was pushed",
+);
+pub(super) const CRL_UNRECORDED: Spec = spec(
+    "chancery_crl_unrecorded",
+    Kind::Gauge,
+    Unit::None,
+    &[],
+    "CRLs that were renewed while the ledger took no records, and are to be recorded first when it does",
+);
+pub(super) const REVOKED: Spec =
+    spec("chancery_certificates_revoked_total", Kind::Counter, Unit::None, &[], "Certificates revoked and recorded");
 pub(super) const POLICY: Spec = spec(
     "chancery_policy_info",
     Kind::Gauge,
@@ -278,7 +312,7 @@ pub(super) const POLICY: Spec = spec(
 );
 
 /// All of them, in the order of the page.
-pub const TABLE: [&Spec; 28] = [
+pub const TABLE: [&Spec; 34] = [
     &ISSUED,
     &REFUSED,
     &ISSUE_SECONDS,
@@ -294,6 +328,12 @@ pub const TABLE: [&Spec; 28] = [
     &ACKS,
     &NACKS,
     &AUTHORITY_EXPIRY,
+    &REVOKED,
+    &CRL_NUMBER,
+    &CRL_ENTRIES,
+    &CRL_THIS_UPDATE,
+    &CRL_NEXT_UPDATE,
+    &CRL_UNRECORDED,
     &POLICY,
     &RECORDS,
     &LEDGER_SIZE,
@@ -327,6 +367,7 @@ const PAGE_TAIL: &str = "
 | when | means |
 |---|---|
 | `chancery_ledger_state{state=\"ok\"} == 0` | no certificates are issued: the disk is full, or the ledger failed |
+| `chancery_crl_next_update_timestamp_seconds - time() < 0.4 * 7 * 86400` | a CRL is not renewed: at its end every handshake fails (take your own `crl.lifetime`) |
 | `chancery_certificates_first_not_after_timestamp_seconds - time() < 4 * 3600` | a proxy will lose its certificate: choose a fifth of your shortest lifetime |
 | `chancery_renewals_late > 0` for 10 minutes | renewals do not happen |
 | `increase(chancery_refusals_total{reason=\"no-rule\"}[5m]) > 0` | somebody asks who no rule is for; `chancery audit tail` shows who |

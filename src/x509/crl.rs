@@ -14,7 +14,7 @@ use super::Serial;
 mod draft;
 mod read;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use draft::{CrlDraft, CrlError, CrlRule, CrlSpec};
 pub use read::{Crl, CrlFault};

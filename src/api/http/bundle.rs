@@ -8,6 +8,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
+use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{StatusCode, Uri};
 
@@ -46,7 +47,12 @@ fn answer(bundle: Option<BundleDocument>, form: Form, headers: &HeaderMap) -> Re
         Form::Pem => ("application/x-pem-file", bundle.pem, "pem"),
         Form::Json => ("application/json", bundle.json, "json"),
     };
-    let tag = format!("\"{}-{word}\"", bundle.version);
+    tagged(content_type, body, &format!("{}-{word}", bundle.version), headers)
+}
+
+/// `body`, or nothing for who has it already by its tag.
+pub(super) fn tagged(content_type: &'static str, body: Bytes, tag: &str, headers: &HeaderMap) -> Response {
+    let tag = format!("\"{tag}\"");
     let known = headers.get_all(header::IF_NONE_MATCH).iter().any(|value| matches_tag(value, &tag));
     let mut response =
         if known { not_modified() } else { cached(body_of(StatusCode::OK, content_type, body), "no-cache") };

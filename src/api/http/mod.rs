@@ -1,12 +1,13 @@
 //! Plain HTTP, on loopback unless the operator says otherwise: what anyone may see.
 //!
-//! The bundle, the ledger's checkpoints, verifier keys and hash tiles, health and metrics. Always true: nothing here
+//! The bundle, the CRLs, the ledger's checkpoints, verifier keys and hash tiles, health and metrics. Always true: nothing here
 //! changes anything, asks who is there, or shows a record; each answer goes to anyone who can connect. So only GET and
 //! HEAD are known, request bodies are never read, and what is not public is not in [`HttpSources`]. `app` binds the
 //! listener, fills the trait and calls [`serve`]. What goes wrong inside is logged; the client is told that it is not
 //! its fault, and no more.
 
 mod bundle;
+mod crl;
 mod exposition;
 mod ledger;
 mod limits;
@@ -26,6 +27,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use tower::ServiceExt;
 
 use crate::audit::ledger::LedgerReader;
+use crate::revocation::CrlSet;
 
 pub use limits::{HttpLimits, serve};
 
@@ -48,6 +50,9 @@ pub trait HttpSources: Send + Sync + 'static {
     /// The current bundle; `None` until the first authority is there.
     fn bundle(&self) -> Option<BundleDocument>;
 
+    /// The CRL of every authority; `None` until the first is there.
+    fn crls(&self) -> Option<Arc<CrlSet>>;
+
     /// The ledger, once it is open.
     fn ledger(&self) -> Option<LedgerReader>;
 
@@ -68,6 +73,8 @@ pub enum Route {
     Index,
     /// `/bundle`, `/bundle.json`
     Bundle,
+    /// `/crl`, `/crl/<issuer key id>.crl`
+    Crl,
     /// `/ledger`
     Logs,
     /// `/ledger/<log>/checkpoint`
@@ -88,9 +95,10 @@ pub enum Route {
 
 impl Route {
     /// Every route, in the order of documentation.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Index,
         Self::Bundle,
+        Self::Crl,
         Self::Logs,
         Self::Checkpoint,
         Self::VerifierKey,
@@ -107,6 +115,7 @@ impl Route {
         match self {
             Self::Index => "index",
             Self::Bundle => "bundle",
+            Self::Crl => "crl",
             Self::Logs => "logs",
             Self::Checkpoint => "checkpoint",
             Self::VerifierKey => "vkey",
@@ -124,6 +133,8 @@ impl Route {
         match path {
             "/" => Self::Index,
             "/bundle" | "/bundle.json" => Self::Bundle,
+            "/crl" => Self::Crl,
+            one if one.starts_with("/crl/") => Self::Crl,
             "/ledger" => Self::Logs,
             "/healthz" => Self::Health,
             "/readyz" => Self::Ready,
@@ -138,6 +149,8 @@ chancery: a SPIFFE certificate authority with a tamper-evident audit ledger.
 
 /bundle                       the roots of this trust domain, PEM (JSON with Accept: application/json)
 /bundle.json                  the same as a SPIFFE bundle
+/crl                          the CRL of every authority, PEM
+/crl/<issuer key id>.crl      the CRL of one authority, DER
 /ledger                       the logs of the ledger, JSON
 /ledger/<log>/checkpoint      the signed tree head (c2sp.org/tlog-checkpoint)
 /ledger/<log>/vkey            the key that verifies it (c2sp.org/signed-note)
@@ -161,6 +174,8 @@ impl Edge {
             .route("/", get(|| async { text(StatusCode::OK, INDEX) }))
             .route("/bundle", get(bundle::by_accept))
             .route("/bundle.json", get(bundle::json))
+            .route("/crl", get(crl::all))
+            .route("/crl/{file}", get(crl::one))
             .route("/ledger", get(ledger::logs))
             .route("/ledger/{*below}", get(ledger::file))
             .route("/healthz", get(|| async { uncached(text(StatusCode::OK, "alive\n")) }))

@@ -15,6 +15,7 @@ use crate::audit::event::{Action, Outcome, Recorder};
 use crate::audit::ledger::{CheckpointKey, Ledger, LedgerLimits, LedgerOptions};
 use crate::clock::Clock;
 use crate::entropy::Entropy;
+use crate::revocation::Listed;
 use crate::tasks::Tasks;
 
 const RECORDS: usize = 300;
@@ -25,6 +26,7 @@ const SOON: Duration = Duration::from_secs(10);
 #[derive(Default)]
 struct Fake {
     bundle: Option<BundleDocument>,
+    crls: Option<Arc<CrlSet>>,
     ledger: Option<LedgerReader>,
     problems: Mutex<Vec<String>>,
     counted: Mutex<Vec<(Route, u16)>>,
@@ -33,6 +35,10 @@ struct Fake {
 impl HttpSources for Fake {
     fn bundle(&self) -> Option<BundleDocument> {
         self.bundle.clone()
+    }
+
+    fn crls(&self) -> Option<Arc<CrlSet>> {
+        self.crls.clone()
     }
 
     fn ledger(&self) -> Option<LedgerReader> {
@@ -59,6 +65,17 @@ struct Bench {
     _ledger: Ledger,
 }
 
+/// One authority's CRL.
+fn crls() -> Arc<CrlSet> {
+    use crate::x509::crl::tests::{crl, entry};
+    let root = crate::x509::tests::root(crate::x509::KeyAlgorithm::P256);
+    let crl = crl(&root, vec![entry(1, crate::x509::crl::Reason::KeyCompromise)]);
+    let issuer_key_id = hex::encode(crl.issuer_key_id());
+    let pem = crl.pem().into();
+    let listed = Listed { issuer: "root 1".parse().unwrap(), issuer_key_id, crl: Arc::new(crl), record: String::new() };
+    Arc::new(CrlSet { lists: vec![listed], pem, version: "def".into() })
+}
+
 /// An edge before a ledger of 300 records, all of them published.
 async fn bench() -> Bench {
     let dir = tempfile::tempdir().unwrap();
@@ -77,7 +94,8 @@ async fn bench() -> Bench {
     let mut heads = ledger.heads();
     tokio::time::timeout(SOON, heads.wait_for(|head| head.size == RECORDS as u64)).await.unwrap().unwrap();
     let bundle = BundleDocument { pem: "PEM".into(), json: "{}".into(), version: "abc".into() };
-    let fake = Arc::new(Fake { bundle: Some(bundle), ledger: Some(ledger.reader()), ..Fake::default() });
+    let fake =
+        Arc::new(Fake { bundle: Some(bundle), crls: Some(crls()), ledger: Some(ledger.reader()), ..Fake::default() });
     let edge = Edge::new(Arc::clone(&fake) as Arc<dyn HttpSources>, HttpLimits::default());
     Bench { edge, fake, _dir: dir, _ledger: ledger }
 }
@@ -114,6 +132,13 @@ async fn each_path_has_its_status_type_and_cache() {
     assert_eq!(check("/bundle?format=json", 200, "application/json", "no-cache").await, b"{}");
     assert_eq!(check("/bundle.json", 200, "application/json", "no-cache").await, b"{}");
     check("/bundle?format=der", 400, text, "").await;
+    let crls = bench.fake.crls.clone().unwrap();
+    assert_eq!(check("/crl", 200, "application/x-pem-file", "no-cache").await, crls.pem);
+    let one = format!("/crl/{}.crl", crls.lists[0].issuer_key_id);
+    assert_eq!(check(&one, 200, "application/pkix-crl", "no-cache").await, crls.lists[0].crl.der());
+    for nothing in ["/crl/", "/crl/00.crl", &one[..one.len() - 4], "/crl/..%2fcrl", "/crl/a/b.crl"] {
+        check(nothing, 404, text, "").await;
+    }
     check("/healthz", 200, text, "no-store").await;
     check("/readyz", 200, text, "no-store").await;
     check("/metrics", 200, "text/plain; version=0.0.4; charset=utf-8", "no-store").await;
@@ -144,7 +169,7 @@ async fn nothing_is_there_before_the_server_is() {
     let fake =
         Arc::new(Fake { problems: Mutex::new(vec!["ledger: full".into(), "index: behind".into()]), ..Fake::default() });
     let edge = Edge::new(fake, HttpLimits::default());
-    for path in ["/bundle", "/bundle.json", "/ledger", "/ledger/ca-2026/checkpoint", "/readyz"] {
+    for path in ["/bundle", "/bundle.json", "/crl", "/crl/00.crl", "/ledger", "/readyz"] {
         assert_eq!(ask(&edge, "GET", path, &[]).await.0, 503, "{path}");
     }
     assert_eq!(ask(&edge, "GET", "/readyz", &[]).await.2, b"ledger: full\nindex: behind\n");
@@ -161,6 +186,7 @@ async fn a_bundle_that_is_known_is_not_sent_again() {
     );
     let (status, headers, body) = ask(&bench.edge, "GET", "/bundle", &[("if-none-match", "\"abc-pem\"")]).await;
     assert_eq!((status, body.len(), &headers["etag"]), (304, 0, &HeaderValue::from_static("\"abc-pem\"")));
+    assert_eq!(ask(&bench.edge, "GET", "/crl", &[("if-none-match", "\"def\"")]).await.0, 304);
     let json = [("if-none-match", "\"abc-pem\""), ("accept", "application/json")];
     let (status, _, body) = ask(&bench.edge, "GET", "/bundle", &json).await;
     assert_eq!((status, body.as_slice()), (200, b"{}".as_slice()));

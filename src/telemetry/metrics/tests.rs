@@ -18,6 +18,14 @@ fn sample() -> Sample {
         first_not_after: Some(NOW),
         checkpoint: Some(NOW),
         authorities: vec![AuthoritySample { level: "root", not_after: NOW }],
+        crls: vec![CrlSample {
+            issuer: "issuing 1".into(),
+            number: 1_763_902_800_000,
+            entries: 3,
+            this_update: NOW,
+            next_update: NOW,
+            recorded: false,
+        }],
         policy_hash: "ab".into(),
         nacks: 2,
         ..Sample::default()
@@ -105,6 +113,7 @@ fn records_are_counted_as_what_they_say() {
     metrics.recorded(&event(Action::CertificateDeny, "of a later version", None));
     metrics.recorded(&event(Action::AttestRefuse, "pid 0", Some(2)));
     metrics.recorded(&event(Action::CertificateFail, "late", None));
+    metrics.recorded(&event(Action::CertificateRevoke, "keyCompromise", None));
     metrics.http_answered("bundle", 304);
     metrics.ledger_committed(Duration::from_micros(140));
     let text = metrics.render(&sample());
@@ -123,6 +132,10 @@ fn records_are_counted_as_what_they_say() {
         "chancery_ledger_unpublished_records 2.0",
         "chancery_ledger_size_records{log=\"ca-2026\"} 12.0",
         "chancery_sds_nacks_total 2",
+        "chancery_certificates_revoked_total 1",
+        "chancery_crl_number{issuer=\"issuing 1\"} 1763902800000.0",
+        "chancery_crl_entries{issuer=\"issuing 1\"} 3.0",
+        "chancery_crl_unrecorded 1.0",
     ] {
         assert!(text.lines().any(|line| line == series), "{series}\n{text}");
     }

@@ -14,7 +14,7 @@ use crate::x509::{KeyAlgorithm, pem};
 
 const WEEK: Duration = Duration::from_secs(7 * 86_400);
 
-fn entry(seed: u64, reason: Reason) -> CrlEntry {
+pub(crate) fn entry(seed: u64, reason: Reason) -> CrlEntry {
     CrlEntry { serial: ca::serial(seed), revoked_at: NOW - HOUR, reason }
 }
 
@@ -27,7 +27,7 @@ fn sign(by: &Ca, draft: CrlDraft) -> Crl {
     draft.finish(&signature).unwrap()
 }
 
-fn crl(by: &Ca, entries: Vec<CrlEntry>) -> Crl {
+pub(crate) fn crl(by: &Ca, entries: Vec<CrlEntry>) -> Crl {
     sign(by, CrlDraft::new(&by.issuer, spec(entries), NOW).unwrap())
 }
 
