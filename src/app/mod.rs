@@ -8,6 +8,7 @@
 pub mod addresses;
 pub mod backend;
 pub mod directory;
+mod hands;
 pub mod notify;
 pub mod projection;
 mod snapshot;
@@ -32,6 +33,7 @@ use crate::rotation;
 
 use addresses::{Addresses, AddressesFile, SdsAddress};
 use backend::{AppBackend, AppLedger};
+use hands::AppHands;
 use state::State;
 use summary::summary;
 use web::Web;
@@ -135,6 +137,7 @@ impl Bound {
         }
         let service = admin::AdminService::new(admin::Sources {
             backend,
+            hands: Arc::new(AppHands::new(&state, feed.clone())),
             ledger: Arc::new(AppLedger::new(&state)),
             index: Arc::clone(&state.store),
             clock: state.clock.clone(),
@@ -144,7 +147,7 @@ impl Bound {
             own_uid: nix::unistd::geteuid().as_raw(),
             stopping: stopping.clone(),
         });
-        let serving = admin::serve(admin, service, health.clone(), stopping.clone());
+        let serving = admin::serve(admin, None, service, health.clone(), stopping.clone());
         state.tasks.spawn("admin", async move {
             if let Err(failure) = serving.await {
                 error!(error = %failure, "the admin socket is not served any more");
