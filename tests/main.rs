@@ -18,6 +18,7 @@ mod http;
 mod layering;
 mod ledger;
 mod pki;
+mod probe;
 mod sds;
 mod secrets;
 mod service;

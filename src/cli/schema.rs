@@ -284,6 +284,7 @@ fn probe(page: &mut String) {
         client_asked: true,
         client: Some(certificate("spiffe://example.org/ns/shop/sa/web")),
         client_result: Entry::Refused,
+        silent: false,
         alert: Some("certificate_revoked".into()),
         remedy: Some("our certificate is revoked or its identity denied; …".into()),
         client_fault: Some("it is revoked: …".into()),
