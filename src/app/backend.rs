@@ -23,12 +23,13 @@ use crate::ca::issue::{IssueRequest, Issued, KeyRequest, RequestContext, Street}
 use crate::ca::slot::{Authorities, Authority, Level};
 use crate::caller::Caller;
 use crate::clock::{Clock, rfc3339_seconds};
-use crate::feed::{Feed, LiveProxy};
+use crate::feed::Feed;
 use crate::identity::TrustDomain;
 use crate::policy::Wanted;
 use crate::policy::schedule::{AuthorityTimes, authority_plan};
 use crate::proto::chancery::admin::v1 as pb;
 use crate::revocation::{CrlSet, Revoker};
+use crate::store::CertificateRow;
 use crate::x509::bundle::Bundle;
 use crate::x509::{csr, pem};
 
@@ -184,28 +185,25 @@ impl Backend for AppBackend {
         })
     }
 
-    fn holdings(&self) -> Vec<Holding> {
-        let held = |proxy: LiveProxy| {
-            let state = match (proxy.nack.is_some(), proxy.acked()) {
-                (true, _) => "nacked",
-                (false, true) => "acked",
-                (false, false) => "pushed",
-            };
-            Some(Holding { serial: proxy.serial?, node: proxy.node, state, renew_at: proxy.renew_at })
+    fn holding(&self, certificate: &CertificateRow) -> Option<Holding> {
+        let proxy = self.feed.holder(&certificate.version)?;
+        let state = match (proxy.nack.is_some(), proxy.acked()) {
+            (true, _) => "nacked",
+            (false, true) => "acked",
+            (false, false) => "pushed",
         };
-        self.feed.live().into_iter().filter_map(held).collect()
+        Some(Holding { node: proxy.node, state, renew_at: proxy.renew_at })
+    }
+
+    fn due_before(&self, at: OffsetDateTime) -> u64 {
+        self.feed.count_live(|proxy| proxy.renew_at.is_some_and(|due| due < at))
     }
 
     fn authorities(&self) -> Vec<AuthoritySchedule> {
         let (authorities, now) = (self.authorities_now(), self.clock.now());
         let bundles = Arc::clone(&self.feed.bundles().borrow());
         let current = bundles.get(&self.trust_domain).map(|bundle| bundle.version.as_str());
-        let holders = self
-            .feed
-            .live()
-            .into_iter()
-            .filter(|proxy| !proxy.is_certificate && proxy.acked_version.as_deref() == current);
-        let held_by = u64::try_from(holders.count()).unwrap_or(u64::MAX);
+        let held_by = self.feed.count_live(|proxy| !proxy.is_certificate && proxy.acked_version.as_deref() == current);
         let times = AuthorityTimes::new(self.issuing_lifetime, self.street.policy().longest_lifetime()).ok();
         let schedule = |authority: &Arc<Authority>| AuthoritySchedule {
             key_id: hex::encode(authority.issuer().key_id()),
@@ -243,15 +241,14 @@ impl Backend for AppBackend {
         let mut problems = problems(&self.ledger, &authorities, now);
         let ready = problems.is_empty();
         problems.extend(crl_problems(&self.revoker.published(), &authorities, now));
-        let live = self.feed.live();
         ServerFacts {
             trust_domain: self.trust_domain.to_string(),
             started_at: Some(self.started_at),
             ready,
             problems,
             warnings: self.warnings(),
-            streams: u64::try_from(live.len()).unwrap_or(u64::MAX),
-            proxies: u64::try_from(live.iter().filter(|proxy| !proxy.is_certificate).count()).unwrap_or(u64::MAX),
+            streams: self.feed.count_live(|_| true),
+            proxies: self.feed.count_live(|proxy| !proxy.is_certificate),
             listeners: self.listeners.clone(),
         }
     }

@@ -46,7 +46,12 @@ impl Web {
     fn sample(&self) -> Sample {
         let now = self.clock.now();
         let authorities = self.street.authorities().borrow().clone();
-        let (counts, live) = (self.feed.counts(), self.feed.live());
+        let counts = self.feed.counts();
+        let mut first_not_after = None;
+        let renewals_late = self.feed.count_live(|proxy| {
+            first_not_after = proxy.not_after.into_iter().chain(first_not_after).min();
+            proxy.renew_at.is_some_and(|due| due < now)
+        });
         let (logs, index_lag) = self.logs();
         let levels = [("root", authorities.active_root()), ("issuing", authorities.active())];
         Sample {
@@ -58,8 +63,8 @@ impl Web {
             renewal_failures: counts.renewal_failures,
             subscriptions: counts.subscriptions,
             certificates: counts.certificates,
-            renewals_late: live.iter().filter(|proxy| proxy.renew_at.is_some_and(|due| due < now)).count(),
-            first_not_after: live.iter().filter_map(|proxy| proxy.not_after).min(),
+            renewals_late: usize::try_from(renewals_late).unwrap_or(usize::MAX),
+            first_not_after,
             logs,
             ledger: match &*self.ledger.health().borrow() {
                 Health::Ok => LedgerState::Ok,

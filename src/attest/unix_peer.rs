@@ -2,9 +2,9 @@
 //!
 //! The credentials are those of the moment the peer connected (`SO_PEERCRED`, unix(7)). A process that the kernel can't
 //! name in our pid namespace (pid 0) and a user id that it can't map into our user namespace (the overflow uid) are
-//! refused: they would be somebody else's number. Supplementary groups come from `/proc/PID/status`, which could by then
-//! be another process with the same number: they count only when a pidfd taken from the socket says that the peer still
-//! lives after they were read; otherwise the caller has none.
+//! refused: they would be somebody else's number. Supplementary groups and the time at which the process began come from
+//! `/proc/PID`, which could by then be another process with the same number: they count only when a pidfd taken from the
+//! socket says that the peer still lives after they were read; otherwise the caller has none.
 
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -68,14 +68,14 @@ pub fn attest(connection: &impl AsFd, socket: &str) -> Result<Caller, AttestErro
     let said = getsockopt(&fd, PeerCredentials).map_err(|source| AttestError::NoCredentials { source })?;
     let pid = visible(said.pid())?;
     let uid = mapped(said.uid(), overflow_uid())?;
-    let groups = groups(fd, pid);
+    let Process { groups, started } = process(fd, pid).unwrap_or_default();
     Ok(Caller::attested(Evidence::UnixPeer(UnixPeer {
         socket: socket.to_owned(),
         uid,
         gid: said.gid(),
         groups,
         pid,
-        started: None,
+        started,
     })))
 }
 
@@ -92,11 +92,22 @@ fn overflow_uid() -> u32 {
     fs::read_to_string(OVERFLOW_UID_FILE).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(OVERFLOW_ID)
 }
 
-/// The peer's supplementary groups, sorted; none when there is any doubt whose they are.
-fn groups(fd: BorrowedFd<'_>, pid: u32) -> Vec<u32> {
-    let Ok(pidfd) = getsockopt(&fd, PeerPidfd) else { return Vec::new() };
-    let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { return Vec::new() };
-    if lives(pidfd.as_fd()) { parse_groups(&status) } else { Vec::new() }
+/// What `/proc` says of a process.
+#[derive(Default)]
+struct Process {
+    /// Supplementary groups, sorted.
+    groups: Vec<u32>,
+    /// When it began, in clock ticks since the machine's start.
+    started: Option<u64>,
+}
+
+/// The peer's process; nothing when there is any doubt whose facts these are.
+fn process(fd: BorrowedFd<'_>, pid: u32) -> Option<Process> {
+    let pidfd = getsockopt(&fd, PeerPidfd).ok()?;
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    // The name in it may be any bytes.
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    lives(pidfd.as_fd()).then(|| Process { groups: parse_groups(&status), started: parse_started(&stat) })
 }
 
 /// A pidfd becomes readable when its process ends (pidfd_open(2)); its number is reused only after that.
@@ -113,6 +124,14 @@ fn parse_groups(status: &str) -> Vec<u32> {
     groups.sort_unstable();
     groups.dedup();
     groups
+}
+
+/// Field 22 of proc_pid_stat(5). The second is the process's name in parentheses, which may itself hold spaces and
+/// parentheses, so counting begins behind the last one: with field 3.
+fn parse_started(stat: &[u8]) -> Option<u64> {
+    let name_end = stat.iter().rposition(|byte| *byte == b')')?;
+    let rest = str::from_utf8(stat.get(name_end + 1..)?).ok()?;
+    rest.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -139,6 +158,8 @@ mod tests {
         assert_eq!((peer.uid, peer.gid, peer.pid, peer.socket.as_str()), (uid, gid, std::process::id(), "sds"));
         let own = parse_groups(&fs::read_to_string("/proc/self/status").unwrap());
         assert!(peer.groups == own || peer.groups.is_empty(), "{:?} against {own:?}", peer.groups);
+        let began = parse_started(&fs::read("/proc/self/stat").unwrap());
+        assert!(began.is_some() && (peer.started == began || peer.started.is_none()), "{:?}", peer.started);
     }
 
     #[test]
@@ -149,6 +170,20 @@ mod tests {
         assert_eq!(mapped(65_534, 65_534), Err(AttestError::UnmappedUser { uid: 65_534 }));
         assert_eq!(mapped(u32::MAX, 65_534), Err(AttestError::UnmappedUser { uid: u32::MAX }));
         assert_eq!(mapped(0, 65_534), Ok(0));
+    }
+
+    #[test]
+    fn a_process_begins_when_field_22_says_so_whatever_its_name() {
+        let fields = (3..=52).map(|field| field.to_string()).collect::<Vec<_>>().join(" ");
+        for name in ["envoy", "a b", "x) 1 2 3 (y", "\u{fffd}"] {
+            assert_eq!(parse_started(format!("7 ({name}) {fields}\n").as_bytes()), Some(22), "{name}");
+        }
+        assert_eq!(
+            parse_started(b"7 (\xff\xfe) R 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 4711 23"),
+            Some(4711)
+        );
+        assert_eq!(parse_started(b"7 envoy"), None);
+        assert_eq!(parse_started(b"7 (envoy) 1 2"), None);
     }
 
     #[test]

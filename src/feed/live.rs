@@ -162,6 +162,18 @@ impl Registry {
         all.into_iter().map(|(_, facts)| facts).collect()
     }
 
+    /// Who was sent, or holds, the certificate of that version, and nothing newer.
+    pub(crate) fn holder(&self, version: &str) -> Option<LiveProxy> {
+        let inner = self.lock();
+        let entry = inner.entries.get(inner.by_version.get(version)?)?;
+        (entry.facts.version.as_deref() == Some(version)).then(|| entry.facts.clone())
+    }
+
+    /// How many `look` says yes to.
+    pub(crate) fn count_where(&self, mut look: impl FnMut(&LiveProxy) -> bool) -> u64 {
+        self.lock().entries.values().fold(0, |count, entry| count + u64::from(look(&entry.facts)))
+    }
+
     /// The certificates that `choose` says yes to, each with its place, in the order in which they came.
     pub(crate) fn chosen(&self, choose: impl Fn(&LiveProxy) -> bool) -> Vec<(u64, LiveProxy)> {
         let inner = self.lock();

@@ -196,6 +196,18 @@ impl Feed {
         self.0.live.list()
     }
 
+    /// The live subscription whose newest certificate has this version, if there is one.
+    #[must_use]
+    pub fn holder(&self, version: &str) -> Option<LiveProxy> {
+        self.0.live.holder(version)
+    }
+
+    /// How many live subscriptions `look` says yes to, without a copy of any. It must be quick: nothing moves meanwhile.
+    #[must_use]
+    pub fn count_live(&self, look: impl FnMut(&LiveProxy) -> bool) -> u64 {
+        self.0.live.count_where(look)
+    }
+
     /// Totals, for metrics and status.
     #[must_use]
     pub fn counts(&self) -> FeedCounts {

@@ -10,6 +10,8 @@ pub mod row;
 
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod scale;
 
 use std::collections::BTreeMap;
 use std::ops::Range;

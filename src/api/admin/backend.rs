@@ -21,6 +21,7 @@ use crate::identity::SpiffeId;
 use crate::policy::Policy;
 use crate::proto::chancery::admin::v1 as pb;
 use crate::revocation::{CrlState, Order, RevokeError, Step};
+use crate::store::CertificateRow;
 
 /// A request for a certificate whose key stays with the operator.
 #[derive(Debug, Clone)]
@@ -36,8 +37,6 @@ pub struct IssueAsk {
 /// What one proxy holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Holding {
-    /// The certificate's serial.
-    pub serial: String,
     /// The proxy's own label.
     pub node: Option<String>,
     /// `acked`, `pushed` or `nacked`.
@@ -93,8 +92,10 @@ pub struct ServerFacts {
 pub trait Backend: Send + Sync + 'static {
     /// Attested caller, grant, record, signature: as for every certificate.
     fn issue<'a>(&'a self, caller: &'a Caller, ask: IssueAsk) -> BoxFuture<'a, Result<pb::IssuedCertificate, Status>>;
-    /// What live proxies hold now.
-    fn holdings(&self) -> Vec<Holding>;
+    /// How a live proxy holds this certificate, if one does; costs no walk over all of them.
+    fn holding(&self, certificate: &CertificateRow) -> Option<Holding>;
+    /// How many live proxies have a renewal that was due before this.
+    fn due_before(&self, at: OffsetDateTime) -> u64;
     /// What the schedule holds for authorities.
     fn authorities(&self) -> Vec<AuthoritySchedule>;
     /// The bundle as published.

@@ -39,10 +39,9 @@ impl Sources {
             ..in_state(&ask.state, now)?
         };
         let page = self.index.certificates(&query).map_err(index_status)?;
-        let holdings = self.holdings();
         let live = self.index.live(now).map_err(index_status)?;
         Ok(pb::CertificateList {
-            certificates: page.certificates.into_iter().map(|row| certificate(row, now, &holdings)).collect(),
+            certificates: self.describe_all(page.certificates),
             next_page_token: page.next.unwrap_or_default(),
             live: live.values().map(|count| count.live).sum(),
             total: self.index.total().map_err(index_status)?,
@@ -72,7 +71,12 @@ impl Sources {
     }
 
     pub(super) fn describe(&self, row: CertificateRow) -> pb::Certificate {
-        certificate(row, self.clock.now().unix_timestamp(), &self.holdings())
+        let holding = self.backend.holding(&row);
+        certificate(row, self.clock.now().unix_timestamp(), holding)
+    }
+
+    pub(super) fn describe_all(&self, rows: impl IntoIterator<Item = CertificateRow>) -> Vec<pb::Certificate> {
+        rows.into_iter().map(|row| self.describe(row)).collect()
     }
 
     pub(super) fn describe_all(&self, rows: impl IntoIterator<Item = CertificateRow>) -> Vec<pb::Certificate> {
@@ -94,10 +98,6 @@ impl Sources {
         let cursor = self.index.cursor().map_err(index_status)?;
         let read = |origin: &str| cursor.get(origin).map_or(0, |at| at.next);
         Ok(self.ledger.logs().iter().map(|(origin, size)| size.saturating_sub(read(origin))).sum())
-    }
-
-    pub(super) fn holdings(&self) -> HashMap<String, Holding> {
-        self.backend.holdings().into_iter().map(|holding| (holding.serial.clone(), holding)).collect()
     }
 
     pub(super) fn authorities(&self) -> Result<pb::AuthorityList, Status> {
@@ -142,7 +142,7 @@ fn in_state(state: &str, now: i64) -> Result<CertificateQuery, Status> {
     }
 }
 
-pub(super) fn certificate(row: CertificateRow, now: i64, holdings: &HashMap<String, Holding>) -> pb::Certificate {
+fn certificate(row: CertificateRow, now: i64, holding: Option<Holding>) -> pb::Certificate {
     let state = match (row.failed, &row.revoked, row.expires > now) {
         (true, _, _) => "failed",
         (false, Some(_), _) => "revoked",
@@ -151,7 +151,8 @@ pub(super) fn certificate(row: CertificateRow, now: i64, holdings: &HashMap<Stri
     };
     let revoked = row.revoked.unwrap_or_default();
     let known = |text: String| Some(text).filter(|text| !text.is_empty());
-    let holding = holdings.get(&row.serial);
+    let held = holding.as_ref().map_or("none", |holding| holding.state).to_owned();
+    let (renews_at, node) = holding.map(|holding| (holding.renew_at, holding.node)).unwrap_or_default();
     pb::Certificate {
         record: format!("{}#{}", row.log, row.index),
         state: state.to_owned(),
@@ -160,8 +161,8 @@ pub(super) fn certificate(row: CertificateRow, now: i64, holdings: &HashMap<Stri
         issued_at: row.issued_at,
         not_before: row.not_before,
         not_after: row.not_after,
-        renews_at: holding.and_then(|holding| holding.renew_at).map(rfc3339_seconds),
-        node: holding.and_then(|holding| holding.node.clone()).or(row.node),
+        renews_at: renews_at.map(rfc3339_seconds),
+        node: node.or(row.node),
         caller: row.account,
         rule: row.rule,
         policy_hash: row.policy_hash,
@@ -172,7 +173,7 @@ pub(super) fn certificate(row: CertificateRow, now: i64, holdings: &HashMap<Stri
         previous_serial: row.previous_serial,
         renewal_cause: row.renewal_cause,
         certificate_sha256: row.der_sha256,
-        held: holding.map_or("none", |holding| holding.state).to_owned(),
+        held,
         attested_at: row.attested_at,
         revoked_at: known(revoked.at),
         revocation_reason: known(revoked.reason),

@@ -15,7 +15,6 @@ use tonic::{Request, Response, Status};
 
 use super::Sources;
 use super::acts::Operator;
-use super::certificates::certificate;
 use super::choice::{Choice, Chosen, MOST_CHOSEN};
 use crate::api::status;
 use crate::audit::event::{Action, Event};
@@ -249,12 +248,12 @@ fn parse_reason(text: &str) -> Result<Reason, Status> {
 
 /// What a revocation of `choice` will mean.
 fn selected(sources: &Sources, choice: &Choice, found: &Chosen, reissue: bool) -> pb::RevocationProgress {
-    let (now, holdings) = (sources.clock.now().unix_timestamp(), sources.holdings());
-    let held: HashSet<&str> = holdings.keys().map(String::as_str).collect();
+    let live = sources.hands.live();
+    let held: HashSet<&str> = live.iter().filter_map(|proxy| proxy.serial.as_deref()).collect();
     let (connected, not_connected) = found.connection(&held);
     pb::RevocationProgress {
         step: "selected".to_owned(),
-        certificates: found.shown.iter().map(|row| certificate(row.clone(), now, &holdings)).collect(),
+        certificates: sources.describe_all(found.shown.iter().cloned()),
         chosen: found.count,
         denied: choice.denies().filter(|_| !reissue),
         connected,

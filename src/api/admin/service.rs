@@ -53,8 +53,6 @@ impl AdminService {
         let minute = now.unix_timestamp().div_euclid(60);
         let hour = |what| sources.index.activity(what, minute - 59..minute + 1).map_err(index_status);
         let live = sources.index.live(now.unix_timestamp()).map_err(index_status)?;
-        let due = |at: time::OffsetDateTime| at + LATE_AFTER < now;
-        let late = sources.backend.holdings().iter().filter(|holding| holding.renew_at.is_some_and(due)).count();
         Ok(pb::Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             trust_domain: facts.trust_domain,
@@ -65,7 +63,7 @@ impl AdminService {
             issued_last_hour: hour(Activity::Issued)?,
             renewed_last_hour: hour(Activity::Renewed)?,
             refused_last_hour: hour(Activity::Refused)?,
-            renewals_late: u64::try_from(late).unwrap_or(u64::MAX),
+            renewals_late: sources.backend.due_before(now - LATE_AFTER),
             streams: facts.streams,
             live_certificates: live.values().map(|count| count.live).sum(),
             ledger: Some(pb::LedgerStatus {

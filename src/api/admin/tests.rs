@@ -10,6 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use futures::future::{BoxFuture, FutureExt};
 use hyper_util::rt::TokioIo;
+use time::OffsetDateTime;
 use time::macros::datetime;
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
@@ -37,7 +38,7 @@ use crate::proto::chancery::admin::v1 as pb;
 use crate::proto::chancery::admin::v1::admin_client::AdminClient;
 use crate::proto::chancery::admin::v1::admin_server::Admin;
 use crate::store::embedded::Embedded;
-use crate::store::{Entry, Store};
+use crate::store::{CertificateRow, Entry, Store};
 use crate::x509::profile::Profiles;
 
 const LOG: &str = "example.org/ledger/ca-2026";
@@ -119,9 +120,13 @@ impl Backend for FakeServer {
         .boxed()
     }
 
-    fn holdings(&self) -> Vec<Holding> {
+    fn holding(&self, certificate: &CertificateRow) -> Option<Holding> {
         let renew_at = Some(datetime!(2026-11-23 20:00 UTC));
-        vec![Holding { serial: SERIAL.into(), node: Some("envoy-7f".into()), state: "acked", renew_at }]
+        (certificate.serial == SERIAL).then(|| Holding { node: Some("envoy-7f".into()), state: "acked", renew_at })
+    }
+
+    fn due_before(&self, at: OffsetDateTime) -> u64 {
+        u64::from(at > datetime!(2026-11-23 20:00 UTC))
     }
 
     fn authorities(&self) -> Vec<AuthoritySchedule> {
