@@ -23,3 +23,4 @@ mod secrets;
 mod service;
 mod street;
 mod tidy;
+mod xds;
