@@ -10,6 +10,7 @@ use crate::audit::ledger::LedgerError;
 use crate::ca::issue::IssueError;
 use crate::feed::End;
 use crate::feed::source::SourceError;
+use crate::revocation::RevokeError;
 
 /// Why a stream of secrets ends.
 #[must_use]
@@ -69,6 +70,22 @@ pub fn of_ledger(why: &LedgerError) -> Status {
         | LedgerError::OtherKey { .. }
         | LedgerError::KeyForm
         | LedgerError::Option { .. } => Status::unavailable(why.to_string()),
+    }
+}
+
+/// Why nothing, or not all, was revoked or released.
+#[must_use]
+pub fn of_revoke(why: &RevokeError) -> Status {
+    match why {
+        RevokeError::Nothing => Status::failed_precondition(why.to_string()),
+        RevokeError::AlreadyRevoked { .. } | RevokeError::AlreadyDenied { .. } => {
+            Status::already_exists(why.to_string())
+        }
+        RevokeError::NotDenied { .. } => Status::not_found(why.to_string()),
+        RevokeError::Ledger(ledger) => Status::new(of_ledger(ledger).code(), why.to_string()),
+        RevokeError::Partly { source, .. } => Status::new(of_ledger(source).code(), why.to_string()),
+        RevokeError::Store(_) => Status::internal(why.to_string()),
+        RevokeError::Behind | RevokeError::Interrupted | RevokeError::Sign(_) => Status::unavailable(why.to_string()),
     }
 }
 

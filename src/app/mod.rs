@@ -8,7 +8,9 @@
 pub mod addresses;
 pub mod backend;
 pub mod directory;
+mod hands;
 pub mod notify;
+mod own;
 pub mod projection;
 mod snapshot;
 pub mod sockets;
@@ -25,13 +27,15 @@ use tonic_health::server::HealthReporter;
 use tracing::{error, info, warn};
 
 use crate::api::http::{self, HttpLimits};
+use crate::api::tls::{self, Acceptor};
 use crate::api::{admin, sds};
 use crate::config::Settings;
 use crate::feed::Feed;
 use crate::rotation;
 
-use addresses::{Addresses, AddressesFile, SdsAddress};
+use addresses::{Addresses, AddressesFile, SdsAddress, SdsTcpAddress};
 use backend::{AppBackend, AppLedger};
+use hands::AppHands;
 use state::State;
 use summary::summary;
 use web::Web;
@@ -44,6 +48,7 @@ pub struct Bound {
     settings: Settings,
     feed: Feed,
     sds: Vec<(String, UnixListener)>,
+    ports: Vec<(String, TcpListener)>,
     admin: UnixListener,
     http: Option<TcpListener>,
     addresses: Addresses,
@@ -63,7 +68,9 @@ pub async fn build(settings: Settings) -> Result<Bound, AppError> {
     let state = State::open(&settings).await?;
     let built = bind(&settings, &state).await;
     match built {
-        Ok((feed, sds, admin, http, addresses)) => Ok(Bound { state, settings, feed, sds, admin, http, addresses }),
+        Ok((feed, sds, ports, admin, http, addresses)) => {
+            Ok(Bound { state, settings, feed, sds, ports, admin, http, addresses })
+        }
         Err(failure) => {
             state.close(settings.limits.drain).await;
             Err(failure)
@@ -71,13 +78,21 @@ pub async fn build(settings: Settings) -> Result<Bound, AppError> {
     }
 }
 
-type Listeners = (Feed, Vec<(String, UnixListener)>, UnixListener, Option<TcpListener>, Addresses);
+type Listeners =
+    (Feed, Vec<(String, UnixListener)>, Vec<(String, TcpListener)>, UnixListener, Option<TcpListener>, Addresses);
 
 async fn bind(settings: &Settings, state: &State) -> Result<Listeners, AppError> {
     let feed = state.feed(settings).await;
     let mut sds = Vec::new();
     for socket in &settings.sds.listen {
         sds.push((socket.name.clone(), sockets::unix(socket.path.as_path(), socket.mode)?));
+    }
+    let (mut ports, mut sds_tcp) = (Vec::new(), Vec::new());
+    for port in &settings.sds.tcp {
+        let listener = sockets::tcp(port.address).await?;
+        let address = listener.local_addr().unwrap_or(port.address);
+        sds_tcp.push(SdsTcpAddress { name: port.name.clone(), address });
+        ports.push((port.name.clone(), listener));
     }
     let admin = sockets::unix(settings.admin.path.as_path(), settings.admin.mode)?;
     let http = match &settings.http {
@@ -97,8 +112,9 @@ async fn bind(settings: &Settings, state: &State) -> Result<Listeners, AppError>
             .iter()
             .map(|socket| SdsAddress { name: socket.name.clone(), path: socket.path.as_path().to_owned() })
             .collect(),
+        sds_tcp,
     };
-    Ok((feed, sds, admin, http, addresses))
+    Ok((feed, sds, ports, admin, http, addresses))
 }
 
 impl Bound {
@@ -119,22 +135,16 @@ impl Bound {
     /// # Errors
     /// When a listener or the ledger could not be served or closed.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), AppError> {
-        let Self { mut state, settings, feed, sds, admin, http, addresses } = self;
+        let Self { mut state, settings, feed, sds, ports, admin, http, addresses } = self;
         let stopping = state.tasks.stopping();
         let mut health = HealthReporter::new();
         let backend = Arc::new(AppBackend::new(&state, feed.clone(), &settings, &addresses));
 
-        let context = sds::SdsContext {
-            feed: feed.clone(),
-            tasks: state.tasks.clone(),
-            limits: Arc::new(settings.limits.sds.clone()),
-            health: health.clone(),
-        };
-        for (name, listener) in sds {
-            sds::serve(listener, &name, context.clone());
-        }
+        let acceptor = own::acceptor(&state, &settings).await;
+        serve_sds(&state, &settings, (&feed, &health), sds, acceptor.map(|acceptor| (acceptor, ports)));
         let service = admin::AdminService::new(admin::Sources {
             backend,
+            hands: Arc::new(AppHands::new(&state, feed.clone())),
             ledger: Arc::new(AppLedger::new(&state)),
             index: Arc::clone(&state.store),
             clock: state.clock.clone(),
@@ -144,7 +154,7 @@ impl Bound {
             own_uid: nix::unistd::geteuid().as_raw(),
             stopping: stopping.clone(),
         });
-        let serving = admin::serve(admin, service, health.clone(), stopping.clone());
+        let serving = admin::serve(admin, None, service, health.clone(), stopping.clone());
         state.tasks.spawn("admin", async move {
             if let Err(failure) = serving.await {
                 error!(error = %failure, "the admin socket is not served any more");
@@ -184,6 +194,30 @@ impl Bound {
         remove_socket(settings.admin.path.as_path());
         state.close(settings.limits.drain).await;
         Ok(())
+    }
+}
+
+/// Serves SDS on every Unix socket and TCP port.
+fn serve_sds(
+    state: &State,
+    settings: &Settings,
+    (feed, health): (&Feed, &HealthReporter),
+    sockets: Vec<(String, UnixListener)>,
+    ports: Option<(Acceptor, Vec<(String, TcpListener)>)>,
+) {
+    let context = sds::SdsContext {
+        feed: feed.clone(),
+        tasks: state.tasks.clone(),
+        limits: Arc::new(settings.limits.sds.clone()),
+        health: health.clone(),
+    };
+    for (name, listener) in sockets {
+        sds::serve(listener, &name, context.clone());
+    }
+    let Some((acceptor, ports)) = ports else { return };
+    for (name, listener) in ports {
+        let callers = tls::incoming(listener, &name, acceptor.clone());
+        sds::serve_callers(callers, &name, context.clone());
     }
 }
 

@@ -214,6 +214,7 @@ impl State {
             settings.limits.feed.clone(),
             self.clock.clone(),
             self.entropy.clone(),
+            self.tasks.clone(),
         );
         self.revoker.attach(feed.clone()).await;
         feed

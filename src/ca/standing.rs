@@ -32,8 +32,15 @@ struct State {
     denied_below: BTreeMap<String, Denied>,
     /// Serial to the end of its certificate.
     revoked: HashMap<String, OffsetDateTime>,
-    /// [`Caller::holder`] and secret name of those whose certificate was revoked, to the end of that certificate.
-    cut_off: HashMap<(String, String), OffsetDateTime>,
+    /// [`Caller::holder`] and secret name of those whose certificate was revoked.
+    cut_off: HashMap<(String, String), CutOff>,
+}
+
+/// A certificate whose holder gets no other while it would have lived.
+#[derive(Debug)]
+struct CutOff {
+    serial: String,
+    until: OffsetDateTime,
 }
 
 /// Why an identity is denied.
@@ -112,10 +119,10 @@ impl Standing {
         }
     }
 
-    /// Whether the process or client behind `holder` was cut off from `secret_name`.
+    /// Until when this one holder was cut off from `secret_name`; `None` when it was not.
     #[must_use]
-    pub fn is_cut_off(&self, caller: &Caller, secret_name: &str) -> bool {
-        self.read().cut_off.contains_key(&(caller.holder(), secret_name.to_owned()))
+    pub fn cut_off_until(&self, caller: &Caller, secret_name: &str) -> Option<OffsetDateTime> {
+        self.read().cut_off.get(&(caller.holder(), secret_name.to_owned())).map(|cut_off| cut_off.until)
     }
 
     /// Denies `pattern` (a SPIFFE ID, or a prefix with `*`); for `revocation` alone.
@@ -143,24 +150,39 @@ impl Standing {
         self.write(|state| state.revoked.extend(serials));
     }
 
-    /// Takes marks back whose record failed; for `revocation` alone.
+    /// Takes marks back whose record failed, and with them what they cut off; for `revocation` alone.
     pub fn unrevoke<'a>(&self, serials: impl IntoIterator<Item = &'a str>) {
         let taken: BTreeSet<&str> = serials.into_iter().collect();
-        self.write(|state| state.revoked.retain(|serial, _| !taken.contains(serial.as_str())));
+        self.write(|state| {
+            state.revoked.retain(|serial, _| !taken.contains(serial.as_str()));
+            state.cut_off.retain(|_, cut_off| !taken.contains(cut_off.serial.as_str()));
+        });
     }
 
-    /// Remembers that this one holder gets no further certificate under `secret_name` until `until`.
-    pub fn cut_off(&self, caller: &Caller, secret_name: &str, until: OffsetDateTime) {
-        self.write(|state| {
-            state.cut_off.insert((caller.holder(), secret_name.to_owned()), until);
-        });
+    /// Remembers that this one holder of the certificate `serial` gets no further one under `secret_name` until `until`.
+    /// Nobody else needs to hear of it, so it is no change.
+    pub fn cut_off(&self, caller: &Caller, secret_name: &str, serial: &str, until: OffsetDateTime) {
+        let mut state = self.0.state.write().unwrap_or_else(PoisonError::into_inner);
+        let cut_off = CutOff { serial: serial.to_owned(), until };
+        state.cut_off.insert((caller.holder(), secret_name.to_owned()), cut_off);
+    }
+
+    /// As [`Self::cut_off`] if `serial` is revoked at this moment; whether it was.
+    pub fn cut_off_if_revoked(&self, caller: &Caller, secret_name: &str, serial: &str, until: OffsetDateTime) -> bool {
+        let mut state = self.0.state.write().unwrap_or_else(PoisonError::into_inner);
+        let revoked = state.revoked.contains_key(serial);
+        if revoked {
+            let cut_off = CutOff { serial: serial.to_owned(), until };
+            state.cut_off.insert((caller.holder(), secret_name.to_owned()), cut_off);
+        }
+        revoked
     }
 
     /// Forgets serials and holders whose certificates have ended.
     pub fn forget_before(&self, now: OffsetDateTime) {
         let mut state = self.0.state.write().unwrap_or_else(PoisonError::into_inner);
         state.revoked.retain(|_, end| *end > now);
-        state.cut_off.retain(|_, end| *end > now);
+        state.cut_off.retain(|_, cut_off| cut_off.until > now);
     }
 }
 
@@ -189,14 +211,25 @@ mod tests {
     }
 
     #[test]
+    fn a_mark_that_is_taken_back_cuts_nobody_off() {
+        let standing = Standing::default();
+        let (caller, end) = (testing::unix(1, 1, &[]), OffsetDateTime::UNIX_EPOCH);
+        assert!(!standing.cut_off_if_revoked(&caller, "default", "aa", end));
+        standing.revoke([("aa".to_owned(), end)]);
+        assert!(standing.cut_off_if_revoked(&caller, "default", "aa", end));
+        standing.unrevoke(["aa"]);
+        assert_eq!(standing.cut_off_until(&caller, "default"), None);
+    }
+
+    #[test]
     fn what_has_ended_is_forgotten() {
         let standing = Standing::default();
         let (caller, end) = (testing::unix(1, 1, &[]), OffsetDateTime::UNIX_EPOCH);
         standing.revoke([("aa".to_owned(), end)]);
-        standing.cut_off(&caller, "default", end);
-        assert!(standing.is_revoked("aa") && standing.is_cut_off(&caller, "default"));
-        assert!(!standing.is_cut_off(&caller, "other"));
+        standing.cut_off(&caller, "default", "aa", end);
+        assert!(standing.is_revoked("aa") && standing.cut_off_until(&caller, "default") == Some(end));
+        assert_eq!(standing.cut_off_until(&caller, "other"), None);
         standing.forget_before(end);
-        assert!(!standing.is_revoked("aa") && !standing.is_cut_off(&caller, "default"));
+        assert!(!standing.is_revoked("aa") && standing.cut_off_until(&caller, "default").is_none());
     }
 }

@@ -1,18 +1,26 @@
-//! The way to a running server: its admin socket, found by the data directory.
+//! The way to a running server: its admin socket, found by the data directory or named, or its admin port over mutual
+//! TLS.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
+use super::Context;
 use super::exit::{Exit, Failure};
 use crate::app::addresses::Addresses;
 use crate::proto::chancery::admin::v1::admin_client::AdminClient;
 
-/// How long connecting may take: the socket is on this machine.
+/// How often a silent connection is asked whether it lives, and how long it may take to answer: who follows the ledger
+/// must notice that the server is gone.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
+
+/// How long HTTP/2 may take to begin on a connection that is there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The largest answer that is taken, in bytes: a page of a thousand certificates with long names.
@@ -28,40 +36,51 @@ pub(crate) fn admin_socket(data_dir: &Path) -> PathBuf {
     addresses(data_dir).map_or_else(|| data_dir.join("admin.sock"), |addresses| addresses.admin)
 }
 
-/// Connects to the server in `data_dir`.
-pub(crate) async fn connect(data_dir: &Path) -> Result<AdminClient<Channel>, Failure> {
-    let path = admin_socket(data_dir);
-    let (dir, socket) = (data_dir.display(), path.display());
-    // Tried by itself first: the transport would wrap the reason beyond recognition.
-    let tried = UnixStream::connect(&path).await;
-    match tried.as_ref().map_err(std::io::Error::kind) {
-        Ok(_) => {}
-        Err(std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused) => {
-            return Err(Failure::new(
-                Exit::Unreachable,
-                format!("no server runs in {dir}: start one with chancery up --data-dir {dir}, or name its --data-dir"),
-            ));
-        }
-        Err(std::io::ErrorKind::PermissionDenied) => {
-            return Err(Failure::new(
-                Exit::Unreachable,
-                format!("{socket} may not be opened by this user: run the command as the server's own user or as root"),
-            ));
-        }
-        Err(_) => {
-            let why = tried.err().map(|error| error.to_string()).unwrap_or_default();
-            return Err(Failure::new(Exit::Unreachable, format!("{socket}: {why}; chancery doctor may know more")));
-        }
-    }
-    let connector = service_fn(move |_| {
-        let path = path.clone();
-        async move { UnixStream::connect(path).await.map(TokioIo::new) }
-    });
+/// Connects to the server that the command line means.
+pub(crate) async fn connect(context: &Context) -> Result<AdminClient<Channel>, Failure> {
+    let channel = match context.remote.remote(None, &context.screen.clock)? {
+        Some(remote) => over(remote.connect().await?, &remote.address.to_string()).await?,
+        None => local(context).await?,
+    };
+    Ok(AdminClient::new(channel).max_decoding_message_size(LARGEST_ANSWER))
+}
+
+/// The server on this machine.
+async fn local(context: &Context) -> Result<Channel, Failure> {
+    let path = context.admin_socket.clone().unwrap_or_else(|| admin_socket(&context.data_dir));
+    let (dir, socket) = (context.data_dir.display(), path.display());
+    let unreachable = |text: String| Failure::new(Exit::Unreachable, text);
+    let stream = UnixStream::connect(&path).await.map_err(|error| {
+        let gone = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused);
+        unreachable(if gone && context.admin_socket.is_some() {
+            format!("no server answers on {socket}: {error}; chancery status on its side names its admin socket")
+        } else if gone {
+            format!("no server runs in {dir}: start one with chancery up --data-dir {dir}, or name its --data-dir")
+        } else if error.kind() == ErrorKind::PermissionDenied {
+            format!(
+                "{socket} may not be opened by this user: run the command as the server's own user or as root, or as \
+                 one that [[admin.operator]] names, with --admin-socket PATH and an admin.mode that lets it in"
+            )
+        } else {
+            format!("{socket}: {error}; chancery doctor may know more")
+        })
+    })?;
+    over(stream, &socket.to_string()).await
+}
+
+/// A channel over one connection: when it breaks, the command has failed.
+async fn over<S>(stream: S, name: &str) -> Result<Channel, Failure>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut first = Some(TokioIo::new(stream));
+    let connector = service_fn(move |_| std::future::ready(first.take().ok_or(std::io::Error::other("disconnected"))));
     // The name is for the HTTP authority only; nothing resolves it.
-    let channel = Endpoint::from_static("http://chancery.admin")
+    Endpoint::from_static("http://chancery.admin")
+        .http2_keep_alive_interval(KEEPALIVE.0)
+        .keep_alive_timeout(KEEPALIVE.1)
         .connect_timeout(CONNECT_TIMEOUT)
         .connect_with_connector(connector)
         .await
-        .map_err(|error| Failure::new(Exit::Unreachable, format!("the server in {data_dir:?}: {error}")))?;
-    Ok(AdminClient::new(channel).max_decoding_message_size(LARGEST_ANSWER))
+        .map_err(|error| Failure::new(Exit::Unreachable, format!("{name}: {error}")))
 }

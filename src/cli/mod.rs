@@ -15,6 +15,7 @@ pub mod envoy_bootstrap;
 pub mod exit;
 pub mod fetch;
 pub mod policy;
+pub mod probe;
 pub mod records;
 #[cfg(test)]
 mod schema;
@@ -59,6 +60,9 @@ struct Global {
     /// Everything of one installation; the server is found by it
     #[arg(long, global = true, env = "CHANCERY_DATA_DIR", value_name = "DIR", default_value = "./chancery-data")]
     data_dir: PathBuf,
+    /// The server's admin socket, where its data directory may not be entered
+    #[arg(long, global = true, env = "CHANCERY_ADMIN_SOCKET", value_name = "PATH")]
+    admin_socket: Option<PathBuf>,
     #[command(flatten)]
     remote: tls::RemoteArgs,
 }
@@ -89,6 +93,8 @@ enum Command {
     /// The ledger: tail, show, prove, verify, export
     #[command(subcommand)]
     Audit(audit::Audit),
+    /// Shakes hands with a listener: which certificate it shows, and whether it lets us in
+    Probe(probe::Probe),
     /// Says whether the server is well, in a few lines
     Status,
     /// Looks for what is wrong with an installation, with or without its server
@@ -117,14 +123,16 @@ pub(crate) struct Context {
     pub(crate) screen: Screen,
     /// The installation.
     pub(crate) data_dir: PathBuf,
+    /// The admin socket, if it is named.
+    pub(crate) admin_socket: Option<PathBuf>,
     /// The server on another machine, if one is named.
     pub(crate) remote: tls::RemoteArgs,
 }
 
 impl Context {
-    /// Connects to the server of the data directory.
+    /// Connects to the server that the command line means.
     pub(crate) async fn admin(&self) -> Result<AdminClient<Channel>, Failure> {
-        client::connect(&self.data_dir).await
+        client::connect(self).await
     }
 }
 
@@ -141,7 +149,8 @@ pub fn main() -> ExitCode {
     };
     let format = cli.global.output;
     let screen = Screen { format, paint: Paint::of(&std::io::stdout()), clock: Clock::system() };
-    let context = Context { screen, data_dir: cli.global.data_dir, remote: cli.global.remote };
+    let Global { data_dir, admin_socket, remote, .. } = cli.global;
+    let context = Context { screen, data_dir, admin_socket, remote };
     match dispatch(cli.command, &context) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(format, Paint::of(&std::io::stderr())),
@@ -159,6 +168,7 @@ fn dispatch(command: Command, context: &Context) -> Done {
         Command::Bundle(command) => client_side(command.run(context)),
         Command::Policy(command) => client_side(command.run(context)),
         Command::Audit(command) => client_side(command.run(context)),
+        Command::Probe(args) => client_side(probe::run(args, context)),
         Command::Status => client_side(status::run(context)),
         Command::Doctor => client_side(doctor::run(context)),
         Command::Config(command) => command.run(context),

@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::doctor::{CheckOutput, DoctorOutput, Finding};
+use super::probe::{CertificateOutput, Entry, ProbeOutput};
 use super::records::RecordOutput;
 use super::verify::{VerifiedLog, VerifyOutput};
 use super::{cert, config_file, policy};
@@ -22,7 +23,7 @@ below show every field.
 - Times are RFC 3339 in UTC; serials and hashes are lower-case hex; what does not apply is `null` or an empty text or list.
 - An error goes to standard error as `{\"error\":{\"exit_code\":2,\"message\":\"…\"}}`. The message is for people; scripts go by the exit code:
   0 done, 1 failed, 2 wrong usage, input or configuration, 3 refused, 4 no server answers, 5 verification failed.
-- `policy explain`, `audit verify` and `doctor` print their answer in full and say no by the exit code (3, 5 and 1).
+- `policy explain`, `audit verify`, `doctor` and `probe` print their answer in full and say no by the exit code (3, 5, 1, and 3 or 5).
 - The messages of a running server are those of `proto/chancery/admin/v1/admin.proto`, where each field is explained.
 ";
 
@@ -67,6 +68,19 @@ fn certificate() -> pb::Certificate {
     }
 }
 
+fn crl() -> pb::Crl {
+    pb::Crl {
+        issuer: "issuing 1".into(),
+        issuer_key_id: "7393f2296b0412c1109d7ce8af4a5609d27a4284".into(),
+        number: 1_795_438_800_000,
+        entries: 3,
+        this_update: "2026-11-23T12:55:00Z".into(),
+        next_update: "2026-11-30T13:00:00Z".into(),
+        record: RECORD.into(),
+        state: "fresh".into(),
+    }
+}
+
 fn record() -> pb::AuditRecord {
     pb::AuditRecord {
         id: RECORD.into(),
@@ -102,6 +116,7 @@ fn of_a_server(page: &mut String) {
         ledger: Some(ledger),
         listeners: vec![listener],
         policy_hash: HASH.into(),
+        crls: vec![crl()],
     };
     section(page, "status", &status);
     let list = pb::CertificateList {
@@ -129,6 +144,7 @@ fn of_a_server(page: &mut String) {
         held_by: 0,
         proxies: 214,
         record: RECORD.into(),
+        crl: Some(crl()),
     };
     section(page, "ca show", &pb::AuthorityList { authorities: vec![authority] });
     let bundle = pb::Bundle {
@@ -240,7 +256,39 @@ fn of_files(page: &mut String) {
     section(page, "config check", &checked);
     let check =
         CheckOutput { check: "disk".into(), finding: Finding::Ok, detail: "57553 MiB free for the ledger".into() };
+    probe(page);
     section(page, "doctor", &DoctorOutput { checks: vec![check] });
+}
+
+fn probe(page: &mut String) {
+    let certificate = |identity: &str| CertificateOutput {
+        serial: SERIAL.into(),
+        uris: vec![identity.into()],
+        subject: String::new(),
+        issuer: "CN=example.org issuing 1".into(),
+        not_before: BEGIN.into(),
+        not_after: END.into(),
+    };
+    let output = ProbeOutput {
+        passed: false,
+        address: "192.0.2.7:8443".into(),
+        tls: "TLSv1.3".into(),
+        cipher: "TLS13_AES_128_GCM_SHA256".into(),
+        group: "X25519MLKEM768".into(),
+        alpn: Some("h2".into()),
+        took_ms: 7,
+        chain: vec![certificate("spiffe://example.org/ns/pay/sa/api")],
+        verified: Some(true),
+        fault: None,
+        revocation_lists: 2,
+        client_asked: true,
+        client: Some(certificate("spiffe://example.org/ns/shop/sa/web")),
+        client_result: Entry::Refused,
+        alert: Some("certificate_revoked".into()),
+        remedy: Some("our certificate is revoked or its identity denied; …".into()),
+        client_fault: Some("it is revoked: …".into()),
+    };
+    section(page, "probe HOST:PORT", &output);
 }
 
 #[test]

@@ -44,7 +44,8 @@ fn global_options_stand_anywhere() {
 fn a_server_that_is_not_there_is_exit_code_4_with_a_remedy() {
     let dir = tempfile::tempdir().unwrap();
     let screen = Screen { format: Format::Text, paint: Paint::PLAIN, clock: Clock::system() };
-    let context = Context { screen, data_dir: dir.path().to_owned(), remote: tls::RemoteArgs::default() };
+    let (data_dir, remote) = (dir.path().to_owned(), tls::RemoteArgs::default());
+    let context = Context { screen, data_dir, admin_socket: None, remote };
     let failure = client_side(status::run(&context)).unwrap_err();
     assert_eq!(failure.exit, Exit::Unreachable);
     assert!(failure.message.contains("chancery up --data-dir"), "{}", failure.message);

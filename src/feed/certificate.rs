@@ -1,4 +1,5 @@
-//! The certificate of one subscription: kept over restarts, issued, renewed by its own timer.
+//! The certificate of one subscription: kept over restarts, issued, renewed by its own timer or because it was ordered,
+//! and taken away when it is revoked or its identity denied.
 //!
 //! The machine forgets the key as soon as its message is handed out. What it keeps is what the next renewal needs.
 
@@ -6,11 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use time::OffsetDateTime;
+use tokio::sync::watch;
 use tracing::{info, warn};
 
+use crate::feed::forced::Outcome;
 use crate::feed::live::Registered;
 use crate::feed::payload::Payload;
-use crate::feed::source::{Asker, Certificate, FeedRefusal, Follows, Held, RenewalCause, SourceError, Wanted};
+use crate::feed::source::{Asker, Certificate, FeedRefusal, Follows, Held, Holding, RenewalCause, SourceError, Wanted};
 use crate::feed::{End, Inner, count};
 use crate::policy::schedule::Backoff;
 
@@ -40,9 +43,14 @@ impl CertificateSubscription {
         if let Some(version) = self.named.take() {
             self.keep(&version).await;
         }
-        let certificate = match self.held.clone() {
-            None => self.first().await?,
-            Some(held) => self.renewed(held).await?,
+        let certificate = loop {
+            let next = match self.held.clone() {
+                None => Some(self.first().await?),
+                Some(held) => self.renewed(held).await?,
+            };
+            if let Some(certificate) = next {
+                break certificate;
+            }
         };
         self.place.holds(&certificate.held, false);
         let payload = Payload::certificate(&certificate);
@@ -52,7 +60,15 @@ impl CertificateSubscription {
 
     /// After our restart, or the proxy's reconnect: what it holds stands, if the source says so.
     async fn keep(&mut self, version: &str) {
-        let Some(mut held) = self.feed.source.held(&self.asker, &self.wanted, version).await else { return };
+        let mut held = match self.feed.source.held(&self.asker, &self.wanted, version).await {
+            Holding::Stands(held) => held,
+            Holding::Revoked { serial, until } => {
+                let standing = self.feed.source.standing();
+                standing.cut_off(&self.asker.caller, &self.asker.secret_name, &serial, until);
+                return;
+            }
+            Holding::Unknown => return,
+        };
         let now = self.feed.clock.now();
         if held.renew_at <= now {
             held.renew_at = self.soon(now, held.not_after);
@@ -70,11 +86,13 @@ impl CertificateSubscription {
         now + self.feed.limits.overdue_spread.min(left / 2).mul_f64(self.feed.entropy.unit())
     }
 
-    /// The first certificate: at once, or as soon as policy grants it.
+    /// The first certificate: at once, or as soon as policy grants it and nothing stands against it.
     async fn first(&mut self) -> Result<Certificate, End> {
         let mut policy = self.feed.source.policy();
         loop {
+            self.cut_off_is_over().await;
             policy.mark_unchanged();
+            let mut standing = self.feed.source.standing().changes();
             let account = self.asker.caller.account();
             self.pace(&account).await?;
             let why = match self.issue(None).await {
@@ -83,14 +101,33 @@ impl CertificateSubscription {
             };
             self.feed.pace.give_back(&account);
             match why {
-                SourceError::NotGranted | SourceError::Denied => {}
+                SourceError::NotGranted => changed(&mut policy).await,
+                SourceError::Denied => self.released(&mut policy, &mut standing).await,
                 SourceError::NoRule
                 | SourceError::Reattest
                 | SourceError::Invalid(_)
                 | SourceError::Unavailable { .. } => return Err(why.into()),
             }
-            if policy.changed().await.is_err() {
-                return std::future::pending().await;
+        }
+    }
+
+    /// Returns once this holder may have a certificate again: at once for nearly all.
+    async fn cut_off_is_over(&self) {
+        let (standing, asker) = (self.feed.source.standing(), &self.asker);
+        let mut changes = standing.changes();
+        let mut said = false;
+        while let Some(until) = standing.cut_off_until(&asker.caller, &asker.secret_name) {
+            if until <= self.feed.clock.now() {
+                return;
+            }
+            if !said {
+                info!(caller = %asker.caller.label(), secret = asker.secret_name, %until,
+                    "its certificate is revoked: this process gets no other until that one would have ended");
+                said = true;
+            }
+            tokio::select! {
+                () = self.feed.clock.sleep_until(until) => {}
+                () = changed(&mut changes) => {}
             }
         }
     }
@@ -106,32 +143,96 @@ impl CertificateSubscription {
         Err(End::TooManyIssues { rate, burst })
     }
 
-    /// Waits until the next certificate is due, and goes on trying until there is one. The proxy keeps the old one.
-    async fn renewed(&mut self, held: Held) -> Result<Certificate, End> {
-        self.feed.clock.sleep_until(held.renew_at).await;
-        let mut policy = self.feed.source.policy();
+    /// Returns when a denied identity may be allowed again.
+    async fn released(&self, policy: &mut watch::Receiver<u64>, standing: &mut watch::Receiver<u64>) {
+        loop {
+            tokio::select! {
+                () = changed(policy) => return,
+                () = changed(standing) => {
+                    if !self.feed.source.is_denied(&self.asker, &self.wanted) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits until the next certificate is due or ordered, and goes on trying until there is one. The proxy keeps the old
+    /// one; `None` when that was taken away.
+    async fn renewed(&mut self, held: Held) -> Result<Option<Certificate>, End> {
+        let (mut policy, mut standing) = (self.feed.source.policy(), self.feed.source.standing().changes());
+        let mut retry = None;
         let mut failures = 0;
         loop {
+            standing.mark_unchanged();
+            if self.is_taken_away(&held) {
+                return Ok(None);
+            }
+            let ordered = self.place.is_ordered();
+            if !ordered && !self.is_due(&held, retry) {
+                tokio::select! {
+                    () = self.rest(&held, retry) => {}
+                    () = self.place.woken() => {}
+                    () = changed(&mut standing) => {}
+                    () = changed(&mut policy), if retry.is_some() => retry = Some(Duration::ZERO),
+                }
+                continue;
+            }
             policy.mark_unchanged();
-            let follows = Follows { serial: held.serial.clone(), cause: RenewalCause::Scheduled };
-            let why = match self.issue(Some(follows)).await {
-                Ok(certificate) => return Ok(certificate),
+            let cause = if ordered { RenewalCause::Forced } else { RenewalCause::Scheduled };
+            let why = match self.issue(Some(Follows { serial: held.serial.clone(), cause })).await {
+                // Revoked while its successor was made: who holds the one must not have the other, unless that is wanted.
+                Ok(_) if !ordered && self.is_taken_away(&held) => return Ok(None),
+                Ok(certificate) => return Ok(Some(certificate)),
                 Err(why) => why,
             };
             count(&self.feed.counters.renewal_failures);
+            if ordered {
+                warn!(identity = %held.identity, serial = %held.serial, %why,
+                    "an ordered renewal failed; the proxy keeps what it holds until its time");
+                self.place.not_delivered(&outcome(&why));
+                continue;
+            }
             if why == SourceError::NoRule {
                 return Err(why.into());
             }
             let wait = self.backoff(&held, failures, &why);
             failures += 1;
-            let next = self.feed.clock.now() + wait;
-            self.place.due(next);
+            retry = Some(self.feed.clock.monotonic() + wait);
+            self.place.due(self.feed.clock.now() + wait);
             warn!(identity = %held.identity, serial = %held.serial, failures, wait_s = wait.as_secs_f32(), %why,
                 "a renewal failed and is tried again; the proxy keeps what it holds");
-            tokio::select! {
-                () = self.feed.clock.sleep(wait) => {}
-                Ok(()) = policy.changed() => {}
-            }
+        }
+    }
+
+    /// Whether what the proxy holds is denied or revoked; then it is forgotten, and in the second case its holder is cut
+    /// off.
+    fn is_taken_away(&mut self, held: &Held) -> bool {
+        let (standing, asker) = (self.feed.source.standing(), &self.asker);
+        let denied = standing.denied(&held.identity);
+        if denied.is_none()
+            && !standing.cut_off_if_revoked(&asker.caller, &asker.secret_name, &held.serial, held.not_after)
+        {
+            return false;
+        }
+        info!(identity = %held.identity, serial = %held.serial, denied, "taken away from a proxy");
+        self.held = None;
+        self.place.not_delivered(&outcome(&SourceError::Denied));
+        self.place.forgets();
+        true
+    }
+
+    /// Whether the next certificate is due; `retry` is the monotonic time of the next attempt after one that failed.
+    fn is_due(&self, held: &Held, retry: Option<Duration>) -> bool {
+        let clock = &self.feed.clock;
+        retry.map_or_else(|| held.renew_at <= clock.now(), |at| at <= clock.monotonic())
+    }
+
+    async fn rest(&self, held: &Held, retry: Option<Duration>) {
+        let clock = &self.feed.clock;
+        match retry {
+            None => clock.sleep_until(held.renew_at).await,
+            Some(at) => clock.sleep(at.saturating_sub(clock.monotonic())).await,
         }
     }
 
@@ -157,5 +258,24 @@ impl CertificateSubscription {
             self.asker.request_id = hex::encode(self.feed.entropy.bytes::<8>());
         }
         self.feed.source.issue(&self.asker, &self.wanted, follows).await
+    }
+}
+
+/// Returns at the next change; never when there can be none.
+async fn changed(version: &mut watch::Receiver<u64>) {
+    if version.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// What an order that could not be carried out is told.
+fn outcome(why: &SourceError) -> Outcome {
+    match why {
+        SourceError::Unavailable { .. } => Outcome::Failed(why.to_string()),
+        SourceError::NoRule
+        | SourceError::NotGranted
+        | SourceError::Denied
+        | SourceError::Reattest
+        | SourceError::Invalid(_) => Outcome::Refused(why.to_string()),
     }
 }

@@ -7,8 +7,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use time::OffsetDateTime;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use crate::feed::forced::Outcome;
+use crate::feed::orders::{Orders, Told};
 use crate::feed::source::{Asker, Held};
 use crate::identity::SpiffeId;
 
@@ -58,6 +61,7 @@ pub(crate) struct Registry(Mutex<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     next_id: u64,
+    next_stream: u64,
     entries: HashMap<u64, Entry>,
     certificates_by_account: HashMap<String, usize>,
     /// Which entry sent or holds a certificate of that version.
@@ -67,8 +71,19 @@ struct Inner {
 #[derive(Debug)]
 struct Entry {
     facts: LiveProxy,
-    /// Ends the stream that this entry belongs to.
-    stream: CancellationToken,
+    /// The stream that this entry belongs to.
+    stream: Stream,
+    /// Tells the subscription that something was ordered.
+    wake: Arc<Notify>,
+    orders: Orders,
+}
+
+/// One stream, which has any number of entries.
+#[derive(Debug, Clone)]
+pub(crate) struct Stream {
+    number: u64,
+    /// Ends it.
+    pub(crate) ended: CancellationToken,
 }
 
 /// The caller holds as many certificates as it may.
@@ -80,6 +95,13 @@ impl Registry {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A stream that has no entries yet.
+    pub(crate) fn stream(&self) -> Stream {
+        let mut inner = self.lock();
+        inner.next_stream += 1;
+        Stream { number: inner.next_stream, ended: CancellationToken::new() }
+    }
+
     /// Enters a subscription. One that names a certificate `version` which another stream of the same account and name
     /// holds takes its place, and that stream is ended: two live connections never share a key.
     pub(crate) fn enter(
@@ -87,7 +109,7 @@ impl Registry {
         asker: &Asker,
         is_certificate: bool,
         named: Option<&str>,
-        stream: &CancellationToken,
+        stream: &Stream,
         limit: usize,
         now: OffsetDateTime,
     ) -> Result<Registered, AtLimit> {
@@ -124,8 +146,10 @@ impl Registry {
         if let Some(version) = named.filter(|_| is_certificate) {
             inner.by_version.insert(version.to_owned(), id);
         }
-        inner.entries.insert(id, Entry { facts, stream: stream.clone() });
-        Ok(Registered { registry: Arc::clone(self), id, claimed: Mutex::new(named.map(str::to_owned)) })
+        let wake = Arc::<Notify>::default();
+        let entry = Entry { facts, stream: stream.clone(), wake: Arc::clone(&wake), orders: Orders::default() };
+        inner.entries.insert(id, entry);
+        Ok(Registered { registry: Arc::clone(self), id, wake, claimed: Mutex::new(named.map(str::to_owned)) })
     }
 
     /// Everything that lives, in the order in which it came.
@@ -136,6 +160,44 @@ impl Registry {
         drop(inner);
         all.sort_unstable_by_key(|(id, _)| *id);
         all.into_iter().map(|(_, facts)| facts).collect()
+    }
+
+    /// The certificates that `choose` says yes to, each with its place, in the order in which they came.
+    pub(crate) fn chosen(&self, choose: impl Fn(&LiveProxy) -> bool) -> Vec<(u64, LiveProxy)> {
+        let inner = self.lock();
+        let live = inner.entries.iter().filter(|(_, entry)| entry.facts.is_certificate && entry.facts.serial.is_some());
+        let mut chosen: Vec<(u64, LiveProxy)> =
+            live.filter(|(_, entry)| choose(&entry.facts)).map(|(id, entry)| (*id, entry.facts.clone())).collect();
+        drop(inner);
+        chosen.sort_unstable_by_key(|(id, _)| *id);
+        chosen
+    }
+
+    /// Orders a certificate that takes the place of `serial`; what becomes of it, or `None` when the entry is gone.
+    pub(crate) fn order(&self, id: u64, serial: &str) -> Option<mpsc::Receiver<Told>> {
+        let mut inner = self.lock();
+        let entry = inner.entries.get_mut(&id)?;
+        let told = entry.orders.place(serial, &entry.facts);
+        entry.wake.notify_one();
+        Some(told)
+    }
+
+    /// For each stream with bundles: whether it acknowledged, and whether it refused, what `newest` says is the newest
+    /// version of each name.
+    pub(crate) fn bundle_streams(&self, newest: impl Fn(&str) -> Option<String>) -> Vec<(bool, bool)> {
+        let mut versions: HashMap<String, Option<String>> = HashMap::new();
+        let mut streams: HashMap<u64, (bool, bool)> = HashMap::new();
+        for entry in self.lock().entries.values().filter(|entry| !entry.facts.is_certificate) {
+            let facts = &entry.facts;
+            if !versions.contains_key(&facts.secret_name) {
+                versions.insert(facts.secret_name.clone(), newest(&facts.secret_name));
+            }
+            let Some(Some(version)) = versions.get(&facts.secret_name) else { continue };
+            let (acked, nacked) = streams.entry(entry.stream.number).or_insert((true, false));
+            *acked &= facts.acked_version.as_ref() == Some(version);
+            *nacked |= facts.nack.is_some() && facts.version.as_ref() == Some(version);
+        }
+        streams.into_values().collect()
     }
 
     /// How many subscriptions live, and how many of them are certificates.
@@ -152,7 +214,7 @@ impl Inner {
         if self.entries.get(&id).is_some_and(same)
             && let Some(old) = self.remove(id)
         {
-            old.stream.cancel();
+            old.stream.ended.cancel();
         }
     }
 
@@ -184,6 +246,7 @@ impl Inner {
 pub(crate) struct Registered {
     registry: Arc<Registry>,
     id: u64,
+    wake: Arc<Notify>,
     /// The version named on subscribing, until something is known to be held.
     claimed: Mutex<Option<String>>,
 }
@@ -234,6 +297,40 @@ impl Registered {
                 facts.acked_version = Some(held.version.clone());
             }
         });
+        if !acked {
+            self.orders(|orders, _| orders.pushed(&held.serial, &held.version));
+        }
+    }
+
+    /// What was held was taken away, and nothing is on its way.
+    pub(crate) fn forgets(&self) {
+        self.update(|facts| {
+            (facts.identity, facts.serial, facts.version, facts.acked_version) = (None, None, None, None);
+            (facts.renew_at, facts.not_after, facts.nack) = (None, None, None);
+        });
+    }
+
+    /// Returns when something may have been ordered.
+    pub(crate) async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    /// Whether a certificate is ordered and none was sent since.
+    pub(crate) fn is_ordered(&self) -> bool {
+        let mut ordered = false;
+        self.orders(|orders, _| ordered = orders.are_open());
+        ordered
+    }
+
+    /// What was ordered is not to be had.
+    pub(crate) fn not_delivered(&self, why: &Outcome) {
+        self.orders(|orders, _| orders.end_open(why));
+    }
+
+    fn orders(&self, change: impl FnOnce(&mut Orders, &LiveProxy)) {
+        if let Some(entry) = self.registry.lock().entries.get_mut(&self.id) {
+            change(&mut entry.orders, &entry.facts);
+        }
     }
 
     /// A bundle is on its way (`acked` false) or was held already (`acked` true).
@@ -265,6 +362,7 @@ impl Registered {
                 facts.nack = None;
             }
         });
+        self.orders(|orders, facts| orders.answered(version, facts, &Outcome::Acked));
     }
 
     /// The proxy refused `version`; returns what it was, for the record.
@@ -274,6 +372,7 @@ impl Registered {
                 facts.nack = Some(text.to_owned());
             }
         });
+        self.orders(|orders, facts| orders.answered(version, facts, &Outcome::Nacked(text.to_owned())));
         self.registry.lock().entries.get(&self.id).map(|entry| entry.facts.clone())
     }
 }

@@ -11,6 +11,7 @@ mod certificate;
 pub mod forced;
 mod live;
 pub mod names;
+mod orders;
 mod pace;
 pub mod payload;
 mod session;
@@ -31,6 +32,7 @@ use crate::caller::Caller;
 use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::identity::TrustDomain;
+use crate::tasks::Tasks;
 
 pub use bundles::{Bundles, TrustBundle};
 pub use live::LiveProxy;
@@ -47,6 +49,11 @@ pub struct FeedLimits {
     /// `max_issues_at_once`: certificates being issued at the same moment; further ones wait, so that a restart with
     /// thousands of proxies is paced by what the ledger can take.
     pub max_issues_at_once: usize,
+    /// `max_forced_rotations_at_once`: certificates that operators have issued anew at the same moment; at most half of
+    /// `max_issues_at_once` counts, so that new requests find room.
+    pub max_forced_rotations_at_once: usize,
+    /// `forced_rotation_timeout`: how long a forced rotation waits for its proxy before it is given up as gone.
+    pub forced_rotation_timeout: Duration,
     /// `issue_rate_per_caller`: new certificates of one account that are added each second to what it may have at once.
     /// Renewals, and what a proxy keeps, are not counted.
     pub issue_rate_per_caller: u32,
@@ -66,6 +73,8 @@ impl Default for FeedLimits {
         Self {
             max_certificates_per_caller: 4_096,
             max_issues_at_once: 256,
+            max_forced_rotations_at_once: 32,
+            forced_rotation_timeout: Duration::from_secs(30),
             issue_rate_per_caller: 20,
             issue_burst_per_caller: 4_096,
             renewal_retry_first: Duration::from_secs(2),
@@ -118,7 +127,10 @@ struct Inner {
     limits: FeedLimits,
     clock: Clock,
     entropy: Entropy,
+    tasks: Tasks,
     issuing: Semaphore,
+    /// Turns of forced rotations.
+    forcing: Semaphore,
     pace: pace::Pace,
     bundles: watch::Sender<Arc<Bundles>>,
     live: Arc<live::Registry>,
@@ -132,7 +144,7 @@ impl std::fmt::Debug for Feed {
 }
 
 impl Feed {
-    /// A feed of `trust_domain` without bundles, certificates coming from `source`.
+    /// A feed of `trust_domain` without bundles, certificates coming from `source`; forced rotations run in `tasks`.
     #[must_use]
     pub fn new(
         source: Arc<dyn SecretSource>,
@@ -141,9 +153,12 @@ impl Feed {
         limits: FeedLimits,
         clock: Clock,
         entropy: Entropy,
+        tasks: Tasks,
     ) -> Self {
         Self(Arc::new(Inner {
             issuing: Semaphore::new(limits.max_issues_at_once),
+            forcing: Semaphore::new(limits.max_forced_rotations_at_once.min((limits.max_issues_at_once / 2).max(1))),
+            tasks,
             pace: pace::Pace::default(),
             source,
             trust_domain,

@@ -9,12 +9,11 @@ use std::sync::Arc;
 use futures::future::{AbortHandle, Abortable, BoxFuture};
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::caller::Caller;
 use crate::feed::certificate::CertificateSubscription;
-use crate::feed::live::Registered;
+use crate::feed::live::{Registered, Stream};
 use crate::feed::payload::Payload;
 use crate::feed::source::{Asker, FeedRefusal, Nack, SourceError};
 use crate::feed::{Bundles, Inner, SecretRef, count};
@@ -62,7 +61,7 @@ pub struct Session {
     feed: Arc<Inner>,
     caller: Caller,
     node: Option<String>,
-    taken_over: CancellationToken,
+    stream: Stream,
     subscriptions: HashMap<Arc<str>, Subscribed>,
     running: FuturesUnordered<Running>,
 }
@@ -90,7 +89,7 @@ impl std::fmt::Debug for Session {
 impl Session {
     pub(super) fn new(feed: Arc<Inner>, caller: Caller) -> Self {
         let (subscriptions, running) = (HashMap::new(), FuturesUnordered::new());
-        Self { feed, caller, node: None, taken_over: CancellationToken::new(), subscriptions, running }
+        Self { stream: feed.live.stream(), feed, caller, node: None, subscriptions, running }
     }
 
     /// Sets the proxy's own label for itself, cleaned and bounded by the edge.
@@ -140,7 +139,7 @@ impl Session {
         let limit = self.feed.limits.max_certificates_per_caller;
         let is_certificate = matches!(wanted, SecretRef::Certificate(_));
         let now = self.feed.clock.now();
-        let entered = self.feed.live.enter(&asker, is_certificate, named, &self.taken_over, limit, now);
+        let entered = self.feed.live.enter(&asker, is_certificate, named, &self.stream, limit, now);
         let Ok(place) = entered.map(Arc::new) else {
             self.feed.source.refused(&asker, FeedRefusal::TooManyCertificates { limit }).await;
             return Err(End::TooManyCertificates { limit });
@@ -192,7 +191,7 @@ impl Session {
         loop {
             let finished = tokio::select! {
                 biased;
-                () = self.taken_over.cancelled() => return Err(End::TakenOver),
+                () = self.stream.ended.cancelled() => return Err(End::TakenOver),
                 Some(finished) = self.running.next() => finished,
             };
             // An error here means that the subscription was ended meanwhile.

@@ -11,6 +11,7 @@ use time::OffsetDateTime;
 use tokio::sync::watch;
 
 use crate::attest::AttestError;
+use crate::ca::standing::Standing;
 use crate::caller::Caller;
 use crate::identity::SpiffeId;
 use crate::secret::SecretBytes;
@@ -59,6 +60,22 @@ pub struct Held {
     pub renew_at: OffsetDateTime,
     /// The rule that granted it.
     pub rule: String,
+}
+
+/// How a certificate stands that a proxy says it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Holding {
+    /// It was recorded by us, lives, and would be granted again.
+    Stands(Held),
+    /// It alone was revoked, not its identity: whoever holds it is cut off until it would have ended.
+    Revoked {
+        /// Its serial.
+        serial: String,
+        /// Its end.
+        until: OffsetDateTime,
+    },
+    /// Not theirs, not ours, ended, or no longer granted: a new one must be issued.
+    Unknown,
 }
 
 /// What the feed refuses by itself, before policy is asked.
@@ -140,9 +157,14 @@ pub trait SecretSource: Send + Sync + 'static {
         follows: Option<Follows>,
     ) -> BoxFuture<'a, Result<Certificate, SourceError>>;
 
-    /// Whether the certificate of that version still stands for this caller's account and this secret name: recorded
-    /// by us, not expired, not revoked, its identity not denied. `None` means that a new one must be issued.
-    fn held<'a>(&'a self, asker: &'a Asker, wanted: &'a Wanted, version: &'a str) -> BoxFuture<'a, Option<Held>>;
+    /// How the certificate of that version stands, as far as it is of this caller's account and this secret name.
+    fn held<'a>(&'a self, asker: &'a Asker, wanted: &'a Wanted, version: &'a str) -> BoxFuture<'a, Holding>;
+
+    /// Whether [`issue`](Self::issue) would answer [`SourceError::Denied`]; records nothing.
+    fn is_denied(&self, asker: &Asker, wanted: &Wanted) -> bool;
+
+    /// Who is denied and what is revoked.
+    fn standing(&self) -> &Standing;
 
     /// Records that a proxy refused a push.
     fn nack<'a>(&'a self, asker: &'a Asker, nack: Nack) -> BoxFuture<'a, ()>;

@@ -9,9 +9,10 @@ use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tracing::{error, warn};
 
-use super::source::{Asker, Certificate, FeedRefusal, Follows, Held, Nack, SecretSource, SourceError, Wanted};
+use super::source::{Asker, Certificate, FeedRefusal, Follows, Held, Holding, Nack, SecretSource, SourceError, Wanted};
 use crate::attest::AttestError;
 use crate::ca::issue::{IssueError, IssueRequest, Issued, KeyRequest, RequestContext, Street, Unattested};
+use crate::ca::standing::Standing;
 use crate::clock::{Clock, parse_rfc3339};
 use crate::entropy::Entropy;
 use crate::identity::SpiffeId;
@@ -38,7 +39,7 @@ impl StreetSource {
 
     /// Whether `row` still stands for this asker: same account, same name, unexpired, signed, by an authority that may
     /// publish, and still granted by the policy in force.
-    fn still_held(&self, asker: &Asker, wanted: &Wanted, row: &CertificateRow) -> Option<Held> {
+    fn still_held(&self, asker: &Asker, wanted: &Wanted, row: &CertificateRow) -> Option<Holding> {
         let now = self.clock.now();
         let same_owner = row.account.as_deref() == Some(asker.caller.account().as_str());
         let same_name = row.secret_name.as_deref() == Some(asker.secret_name.as_str());
@@ -46,7 +47,16 @@ impl StreetSource {
         let not_before = parse_rfc3339(&row.not_before).ok()?;
         let issuer = hex::decode(&row.issuer_key_id).ok()?;
         let publishable = self.street.authorities().borrow().may_publish(&issuer);
-        if !(same_owner && same_name && publishable) || row.failed || now >= not_after {
+        if !(same_owner && same_name) || row.failed || now >= not_after {
+            return None;
+        }
+        if self.street.standing().is_revoked(&row.serial) || row.revoked.is_some() {
+            // With its identity: that is denied, or released since, and then nothing is held against its holder.
+            let alone = row.revoked.as_ref().is_none_or(|revoked| !revoked.with_identity);
+            let revoked = Holding::Revoked { serial: row.serial.clone(), until: not_after };
+            return (alone && !self.is_barred(row)).then_some(revoked);
+        }
+        if !publishable || self.is_barred(row) {
             return None;
         }
         let grant = self.street.policy().authorise(&asker.caller, wanted).ok()?;
@@ -55,7 +65,7 @@ impl StreetSource {
         }
         let issued = parse_rfc3339(&row.issued_at).ok()?;
         let renew_at = renew_at(issued, not_after, grant.renewal(), self.entropy.unit());
-        Some(Held {
+        Some(Holding::Stands(Held {
             identity: SpiffeId::parse(&row.identity).ok()?,
             serial: row.serial.clone(),
             version: row.version.clone(),
@@ -63,7 +73,11 @@ impl StreetSource {
             not_after,
             renew_at,
             rule: row.rule.clone(),
-        })
+        }))
+    }
+
+    fn is_barred(&self, row: &CertificateRow) -> bool {
+        SpiffeId::parse(&row.identity).is_ok_and(|identity| self.street.standing().denied(&identity).is_some())
     }
 }
 
@@ -136,17 +150,27 @@ impl SecretSource for StreetSource {
         })
     }
 
-    fn held<'a>(&'a self, asker: &'a Asker, wanted: &'a Wanted, version: &'a str) -> BoxFuture<'a, Option<Held>> {
+    fn held<'a>(&'a self, asker: &'a Asker, wanted: &'a Wanted, version: &'a str) -> BoxFuture<'a, Holding> {
         Box::pin(async move {
             match self.store.by_version(version) {
-                Ok(row) => row.and_then(|row| self.still_held(asker, wanted, &row)),
+                Ok(row) => row.and_then(|row| self.still_held(asker, wanted, &row)).unwrap_or(Holding::Unknown),
                 Err(error) => {
                     // Nothing is lost: the proxy gets a new certificate instead of keeping its own.
                     warn!(%error, "the index did not answer");
-                    None
+                    Holding::Unknown
                 }
             }
         })
+    }
+
+    fn is_denied(&self, asker: &Asker, wanted: &Wanted) -> bool {
+        let standing = self.street.standing();
+        let grant = self.street.policy().authorise(&asker.caller, wanted);
+        standing.barred(&asker.caller).is_some() || grant.is_ok_and(|grant| standing.denied(grant.identity()).is_some())
+    }
+
+    fn standing(&self) -> &Standing {
+        self.street.standing()
     }
 
     fn nack<'a>(&'a self, asker: &'a Asker, nack: Nack) -> BoxFuture<'a, ()> {

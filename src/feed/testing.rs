@@ -9,12 +9,16 @@ use time::macros::datetime;
 use tokio::sync::watch;
 
 use crate::attest::AttestError;
+use crate::ca::standing::Standing;
 use crate::clock::{Clock, ManualClock};
 use crate::entropy::Entropy;
-use crate::feed::source::{Asker, Certificate, FeedRefusal, Follows, Held, Nack, SecretSource, SourceError, Wanted};
+use crate::feed::source::{
+    Asker, Certificate, FeedRefusal, Follows, Held, Holding, Nack, SecretSource, SourceError, Wanted,
+};
 use crate::feed::{Feed, FeedLimits, SdsNames, TrustBundle};
 use crate::identity::{SpiffeId, TrustDomain};
 use crate::secret::SecretBytes;
+use crate::tasks::Tasks;
 
 /// How long the fake's certificates live.
 pub(crate) const LIFE: Duration = Duration::from_secs(24 * 3_600);
@@ -60,6 +64,7 @@ pub(crate) fn self_signed(identity: &str) -> (Vec<u8>, Vec<u8>) {
 pub(crate) struct Fake {
     clock: Clock,
     policy: watch::Sender<u64>,
+    standing: Standing,
     state: Mutex<State>,
 }
 
@@ -68,6 +73,8 @@ struct State {
     issued: u32,
     refuse: Option<SourceError>,
     mismatch: bool,
+    without_keys: bool,
+    revoked_while_issuing: Option<String>,
     known: HashMap<String, Held>,
     log: Vec<String>,
 }
@@ -90,6 +97,16 @@ impl Fake {
     /// From now on keys do not match their certificates.
     pub(crate) fn mismatch(&self) {
         self.state.lock().unwrap().mismatch = true;
+    }
+
+    /// From now on certificates and keys are empty, which is quick.
+    pub(crate) fn without_keys(&self) {
+        self.state.lock().unwrap().without_keys = true;
+    }
+
+    /// `serial` is revoked while the next certificate is being made.
+    pub(crate) fn revoke_while_issuing(&self, serial: &str) {
+        self.state.lock().unwrap().revoked_while_issuing = Some(serial.to_owned());
     }
 
     /// Policy answers anew.
@@ -122,13 +139,14 @@ impl SecretSource for Fake {
                 self.say(format!("refuse {} {why:?}", asker.secret_name));
                 return Err(why);
             }
+            let identity = named(wanted);
+            if self.standing.denied(&identity).is_some() {
+                self.say(format!("refuse {} Denied", asker.secret_name));
+                return Err(SourceError::Denied);
+            }
             let mut state = self.state.lock().unwrap();
             state.issued += 1;
             let number = state.issued;
-            let identity = match wanted {
-                Wanted::Default => SpiffeId::parse("spiffe://example.org/default").unwrap(),
-                Wanted::Identity(identity) => identity.clone(),
-            };
             let now = self.clock.now();
             let held = Held {
                 identity,
@@ -140,20 +158,41 @@ impl SecretSource for Fake {
                 rule: "all".to_owned(),
             };
             state.known.insert(held.version.clone(), held.clone());
-            let after = follows.map_or(String::new(), |follows| format!(" after {}", follows.serial));
+            let after = follows
+                .map_or(String::new(), |follows| format!(" after {} ({})", follows.serial, follows.cause.as_str()));
             state.log.push(format!("issue {} {}{after}", asker.secret_name, held.serial));
+            if let Some(serial) = state.revoked_while_issuing.take() {
+                self.standing.revoke([(serial, held.not_after)]);
+            }
+            if state.without_keys {
+                return Ok(Certificate { chain_pem: Vec::new(), key_pem: SecretBytes::new(Vec::new()), held });
+            }
             let (chain_pem, key_pem) = self_signed(held.identity.as_str());
             let key_pem = if state.mismatch { self_signed("spiffe://example.org/other").1 } else { key_pem };
             Ok(Certificate { chain_pem, key_pem: SecretBytes::new(key_pem), held })
         })
     }
 
-    fn held<'a>(&'a self, asker: &'a Asker, _: &'a Wanted, version: &'a str) -> BoxFuture<'a, Option<Held>> {
+    fn held<'a>(&'a self, asker: &'a Asker, _: &'a Wanted, version: &'a str) -> BoxFuture<'a, Holding> {
         Box::pin(async move {
             let held = self.state.lock().unwrap().known.get(version).cloned();
             self.say(format!("held {} {version} {}", asker.secret_name, held.is_some()));
-            held
+            match held {
+                Some(held) if self.standing.is_revoked(&held.serial) => {
+                    Holding::Revoked { serial: held.serial, until: held.not_after }
+                }
+                Some(held) => Holding::Stands(held),
+                None => Holding::Unknown,
+            }
         })
+    }
+
+    fn is_denied(&self, _: &Asker, wanted: &Wanted) -> bool {
+        self.standing.denied(&named(wanted)).is_some()
+    }
+
+    fn standing(&self) -> &Standing {
+        &self.standing
     }
 
     fn nack<'a>(&'a self, asker: &'a Asker, nack: Nack) -> BoxFuture<'a, ()> {
@@ -173,10 +212,22 @@ impl SecretSource for Fake {
     }
 }
 
+fn named(wanted: &Wanted) -> SpiffeId {
+    match wanted {
+        Wanted::Default => SpiffeId::parse("spiffe://example.org/default").unwrap(),
+        Wanted::Identity(identity) => identity.clone(),
+    }
+}
+
 /// A feed with a fake behind it, and the hands of its clock.
 pub(crate) fn feed(limits: FeedLimits) -> (Feed, Arc<Fake>, ManualClock) {
     let (clock, hands) = Clock::manual(datetime!(2026-11-23 12:00 UTC));
-    let fake = Arc::new(Fake { clock: clock.clone(), policy: watch::Sender::new(0), state: Mutex::default() });
+    let fake = Arc::new(Fake {
+        clock: clock.clone(),
+        policy: watch::Sender::new(0),
+        standing: Standing::default(),
+        state: Mutex::default(),
+    });
     let feed = another(&fake, limits);
     (feed, fake, hands)
 }
@@ -190,6 +241,7 @@ pub(crate) fn another(fake: &Arc<Fake>, limits: FeedLimits) -> Feed {
         limits,
         fake.clock.clone(),
         Entropy::seeded(1),
+        Tasks::new(),
     );
     feed.publish_bundle(bundle("roots"));
     feed

@@ -40,7 +40,7 @@ async fn a_certificate_is_issued_and_renewed_unasked() {
     assert_eq!(settle(&mut session).await, None);
     hands.advance(Duration::from_secs(1));
     expect(&mut session, "default=v2").await;
-    assert_eq!(fake.log(), ["issue default 01", "issue default 02 after 01"]);
+    assert_eq!(fake.log(), ["issue default 01", "issue default 02 after 01 (scheduled)"]);
     let live = &feed.live()[0];
     assert_eq!((live.serial.as_deref(), live.acked_version.as_deref(), live.acked()), (Some("02"), Some("v1"), false));
     drop(session);
@@ -149,7 +149,7 @@ async fn after_our_restart_a_named_version_is_kept_and_renewed_by_its_age() {
     let mut stranger = feed.session(unix(1000, 1000, &[]));
     stranger.subscribe("default", Some("unheard-of")).await.unwrap();
     expect(&mut stranger, "default=v3").await;
-    let kept = ["issue default 01", "held default v1 true", "issue default 02 after 01"];
+    let kept = ["issue default 01", "held default v1 true", "issue default 02 after 01 (scheduled)"];
     let new = ["held default unheard-of false", "issue default 03"];
     assert_eq!(fake.log(), [kept.as_slice(), new.as_slice()].concat());
 }

@@ -69,6 +69,9 @@ pub enum Selection {
     Prefix(String),
     /// One, by its whole serial.
     Serial(String),
+    /// These, by their whole serials: certificates whose holders were given others already. What is unknown, over or
+    /// revoked is passed over; [`RevokeError::Nothing`] when none is left.
+    Serials(Vec<String>),
     /// All live ones of the issuer with this key id, hex.
     Issuer(String),
     /// All live ones.

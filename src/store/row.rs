@@ -74,6 +74,8 @@ pub struct Revoked {
     pub reason: String,
     /// The record, by id.
     pub record: String,
+    /// Whether its identity was denied at that moment: then the deny says what becomes of its holder, not this.
+    pub with_identity: bool,
 }
 
 /// A revoked certificate, as its issuer's CRL needs it.
@@ -198,7 +200,10 @@ pub(super) fn effect(entry: &Entry<'_>) -> Option<Effect> {
         Action::LedgerSnapshot => authority(entry).map(Box::new).map(Effect::Authority),
         Action::CertificateRevoke => {
             let (at, reason) = (event.time.clone(), event.reason.clone().unwrap_or_default());
-            Some(Effect::Revoked { serial: event.serial.clone()?, revoked: Revoked { at, reason, record: id(entry) } })
+            Some(Effect::Revoked {
+                serial: event.serial.clone()?,
+                revoked: Revoked { at, reason, record: id(entry), with_identity: false },
+            })
         }
         Action::IdentityDeny => denied(entry),
         Action::IdentityRelease => Some(Effect::Released { pattern: event.subject.clone()? }),

@@ -10,8 +10,9 @@ use tokio::sync::watch;
 
 use super::metrics::Metrics;
 use crate::attest::AttestError;
+use crate::ca::standing::Standing;
 use crate::clock::Clock;
-use crate::feed::source::{Asker, Certificate, FeedRefusal, Follows, Held, Nack, SecretSource, SourceError, Wanted};
+use crate::feed::source::{Asker, Certificate, FeedRefusal, Follows, Holding, Nack, SecretSource, SourceError, Wanted};
 
 /// Measures `inner`.
 pub struct Measured {
@@ -63,8 +64,16 @@ impl SecretSource for Measured {
         })
     }
 
-    fn held<'a>(&'a self, asker: &'a Asker, wanted: &'a Wanted, version: &'a str) -> BoxFuture<'a, Option<Held>> {
+    fn held<'a>(&'a self, asker: &'a Asker, wanted: &'a Wanted, version: &'a str) -> BoxFuture<'a, Holding> {
         self.inner.held(asker, wanted, version)
+    }
+
+    fn is_denied(&self, asker: &Asker, wanted: &Wanted) -> bool {
+        self.inner.is_denied(asker, wanted)
+    }
+
+    fn standing(&self) -> &Standing {
+        self.inner.standing()
     }
 
     fn nack<'a>(&'a self, asker: &'a Asker, nack: Nack) -> BoxFuture<'a, ()> {

@@ -1,6 +1,6 @@
-//! What the admin service needs from the rest of the program, as two narrow traits.
+//! What the admin service needs from the rest of the program, as three narrow traits.
 //!
-//! `app` fills them with the street, the feed, policy and the ledger; tests fill them with fakes. Both speak the words of
+//! `app` fills them with the street, the feed, policy, revocation and the ledger; tests fill them with fakes. They speak the words of
 //! the wire where a method only passes an answer on, so that nothing is spelled twice.
 
 use std::ops::Range;
@@ -9,13 +9,18 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use time::OffsetDateTime;
+use tokio::sync::mpsc;
 use tonic::Status;
 
 use crate::audit::event::{Event, Sealed};
+use crate::ca::standing::Denied;
 use crate::caller::Caller;
+use crate::feed::LiveProxy;
+use crate::feed::forced::{Delivery, Rotation};
 use crate::identity::SpiffeId;
 use crate::policy::Policy;
 use crate::proto::chancery::admin::v1 as pb;
+use crate::revocation::{CrlState, Order, RevokeError, Step};
 
 /// A request for a certificate whose key stays with the operator.
 #[derive(Debug, Clone)]
@@ -98,6 +103,27 @@ pub trait Backend: Send + Sync + 'static {
     fn policy(&self) -> PolicyInForce;
     /// The server's own state.
     fn facts(&self) -> ServerFacts;
+}
+
+/// Feed and revocation, as an operator's hands use them.
+pub trait Hands: Send + Sync + 'static {
+    /// What live streams hold, oldest first.
+    fn live(&self) -> Vec<LiveProxy>;
+    /// Rotates every live certificate that `choose` says yes to.
+    fn rotate(&self, choose: &dyn Fn(&LiveProxy) -> bool) -> Rotation;
+    /// Revokes. Each step as it is done, and at most one error, which is the last; the end when all of it is done. It
+    /// goes on to its end when nobody listens.
+    fn revoke(&self, order: Order) -> mpsc::Receiver<Result<Step, RevokeError>>;
+    /// Lifts the deny of exactly `pattern`; its record's id.
+    fn release<'a>(&'a self, pattern: &'a str, template: Event) -> BoxFuture<'a, Result<String, RevokeError>>;
+    /// Every deny with its pattern, sorted.
+    fn denies(&self) -> Vec<(String, Denied)>;
+    /// The newest CRL of each authority.
+    fn crls(&self) -> Vec<CrlState>;
+    /// How the newest bundle stands with the streams.
+    fn delivery(&self) -> Delivery;
+    /// Does `work` to its end, even when the operator who ordered it goes away.
+    fn carry_out(&self, work: BoxFuture<'static, ()>);
 }
 
 /// The ledger's head, as status and readers need it.

@@ -9,8 +9,8 @@ use time::OffsetDateTime;
 use tonic::Status;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::Sources;
 use super::backend::{AuthoritySchedule, Holding};
+use super::{Sources, hands};
 use crate::clock::rfc3339_seconds;
 use crate::proto::chancery::admin::v1 as pb;
 use crate::store::{AuthorityRow, CertificateQuery, CertificateRow, Found, StoreError};
@@ -76,7 +76,7 @@ impl Sources {
     }
 
     /// Waits until what was recorded before this call is in the index.
-    async fn caught_up(&self) -> Result<(), Status> {
+    pub(super) async fn caught_up(&self) -> Result<(), Status> {
         let until = self.clock.monotonic() + LONGEST_WAIT;
         while self.lag()? > 0 && self.clock.monotonic() < until {
             self.clock.sleep(LOOK_EVERY).await;
@@ -91,7 +91,7 @@ impl Sources {
         Ok(self.ledger.logs().iter().map(|(origin, size)| size.saturating_sub(read(origin))).sum())
     }
 
-    fn holdings(&self) -> HashMap<String, Holding> {
+    pub(super) fn holdings(&self) -> HashMap<String, Holding> {
         self.backend.holdings().into_iter().map(|holding| (holding.serial.clone(), holding)).collect()
     }
 
@@ -102,6 +102,7 @@ impl Sources {
             self.backend.authorities().into_iter().map(|one| (one.key_id.clone(), one)).collect();
         let proxies = self.backend.facts().proxies;
         let rows = self.index.authorities().map_err(index_status)?;
+        let crls = hands::crl_states(self);
         let authorities = rows.into_iter().map(|row| {
             let schedule = schedules.get(&row.key_id).cloned().unwrap_or_default();
             let count = live.get(&row.key_id).copied().unwrap_or_default();
@@ -112,6 +113,7 @@ impl Sources {
                 next_change_at: schedule.next_change_at.map(rfc3339_seconds),
                 held_by: schedule.held_by,
                 proxies,
+                crl: crls.iter().find(|crl| crl.issuer_key_id == row.key_id).cloned(),
                 ..authority(row)
             }
         });
@@ -135,7 +137,7 @@ fn in_state(state: &str, now: i64) -> Result<CertificateQuery, Status> {
     }
 }
 
-fn certificate(row: CertificateRow, now: i64, holdings: &HashMap<String, Holding>) -> pb::Certificate {
+pub(super) fn certificate(row: CertificateRow, now: i64, holdings: &HashMap<String, Holding>) -> pb::Certificate {
     let state = match (row.failed, &row.revoked, row.expires > now) {
         (true, _, _) => "failed",
         (false, Some(_), _) => "revoked",

@@ -8,6 +8,7 @@ mod acts;
 pub mod backend;
 mod certificates;
 mod change;
+mod choice;
 mod gate;
 mod hands;
 mod records;
@@ -37,6 +38,8 @@ use crate::store::Store;
 pub struct Sources {
     /// Street, feed and policy.
     pub backend: Arc<dyn backend::Backend>,
+    /// Feed and revocation.
+    pub hands: Arc<dyn backend::Hands>,
     /// The ledger.
     pub ledger: Arc<dyn backend::LedgerAccess>,
     /// The index of the ledger.

@@ -102,6 +102,14 @@ mod tests {
     }
 
     #[test]
+    fn the_table_is_documented() {
+        let row = |right: &Right| format!("| `{}` | {} | {} |\n", right.rpc, right.least, right.note);
+        let table: String = RIGHTS.iter().map(row).collect();
+        let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/admin.md")).unwrap();
+        assert!(page.contains(&table), "docs/admin.md must hold these lines:\n{table}");
+    }
+
+    #[test]
     fn what_reaches_many_takes_an_admin() {
         let revoke = |selection| pb::RevokeCertificatesRequest { selection: Some(selection), ..Default::default() };
         let one = || pb::Selection { identity: "spiffe://example.org/a".into(), ..Default::default() };

@@ -12,7 +12,8 @@ use std::time::Duration;
 use futures::stream::{self, Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
@@ -22,14 +23,15 @@ use tracing::warn;
 
 use super::AdminService;
 use super::gate::Gate;
+use crate::api::tls::Connection;
 use crate::attest::{AttestError, login, unix_peer};
 use crate::caller::{Caller, Evidence};
-use crate::policy::ADMIN_SOCKET;
+use crate::policy::{ADMIN_SOCKET, LARGEST_POLICY};
 use crate::proto::ADMIN_DESCRIPTORS;
 use crate::proto::chancery::admin::v1::admin_server::AdminServer;
 
-/// The largest request in bytes: a CSR and a few words, or a whole policy file.
-pub const LARGEST_REQUEST: usize = 256 * 1024;
+/// The largest request in bytes: a whole policy file and a few words.
+pub const LARGEST_REQUEST: usize = LARGEST_POLICY + (64 << 10);
 
 /// Requests and streams that one connection may have under way.
 pub const MOST_STREAMS: u32 = 32;
@@ -163,6 +165,19 @@ fn unix_peers(
     })
 }
 
+/// Connections whose handshakes are done; those without a place are closed at once.
+fn tls_peers(
+    connections: mpsc::Receiver<Connection>,
+    service: AdminService,
+    places: Places,
+) -> impl Stream<Item = io::Result<Peer>> + Send {
+    ReceiverStream::new(connections).filter_map(move |connection| {
+        let info = PeerInfo { caller: Ok(connection.caller().clone()), login: None };
+        let peer = seat(Box::new(connection), info, &service, &places);
+        std::future::ready(peer.map(Ok))
+    })
+}
+
 fn seat(bytes: Box<dyn Bytes>, info: PeerInfo, service: &AdminService, places: &Places) -> Option<Peer> {
     let has_role = info.caller.as_ref().is_ok_and(|caller| service.knows(caller));
     match places.take(has_role) {
@@ -175,17 +190,25 @@ fn seat(bytes: Box<dyn Bytes>, info: PeerInfo, service: &AdminService, places: &
     }
 }
 
-/// Serves until `stopping`, then lets answers that are under way finish.
+/// Serves the socket, and the connections of a TCP listener where there is one, until `stopping`; then lets answers that
+/// are under way finish.
 ///
 /// # Errors
-/// When the listener fails.
+/// When serving fails.
 pub async fn serve(
     listener: UnixListener,
+    remote: Option<mpsc::Receiver<Connection>>,
     service: AdminService,
     health: HealthReporter,
     stopping: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
-    let peers = unix_peers(listener, service.clone(), Places::new());
+    let places = Places::new();
+    let local = unix_peers(listener, service.clone(), places.clone());
+    let remote = match remote {
+        Some(connections) => tls_peers(connections, service.clone(), places).boxed(),
+        None => stream::empty().boxed(),
+    };
+    let peers = stream::select(local.boxed(), remote);
     let health = HealthServer::new(HealthService::from_health_reporter(health));
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -209,6 +232,6 @@ pub async fn serve(
         .add_service(Gate::new(v1, service.clone(), "reflection"))
         .add_service(Gate::new(v1alpha, service.clone(), "reflection"))
         .add_service(AdminServer::new(service).max_decoding_message_size(LARGEST_REQUEST))
-        .serve_with_incoming_shutdown(peers.boxed(), stopping.cancelled_owned())
+        .serve_with_incoming_shutdown(peers, stopping.cancelled_owned())
         .await
 }

@@ -77,6 +77,7 @@ impl AdminService {
             }),
             listeners: facts.listeners,
             policy_hash: sources.backend.policy().policy.hash_hex().to_owned(),
+            crls: hands::crl_states(sources),
         })
     }
 }

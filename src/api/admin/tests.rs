@@ -1,5 +1,7 @@
 //! The service over a real Unix socket, with a ledger in memory and a fake server behind it.
 
+mod hands;
+
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -149,6 +151,8 @@ struct Fixture {
     channel: Channel,
     service: AdminService,
     ledger: Arc<FakeLedger>,
+    hands: Arc<hands::FakeHands>,
+    time: crate::clock::ManualClock,
     stopping: CancellationToken,
     _dir: tempfile::TempDir,
 }
@@ -194,12 +198,14 @@ async fn fixture(full: bool) -> Fixture {
         Surroundings { file: "policy.toml", trust_domain: &domain, sockets: None, profiles: Profiles::builtin() };
     let policy = Policy::parse(&crate::policy::starter(&domain, 1000, &[]), &around).unwrap();
     let server = Arc::new(FakeServer(Arc::new(policy)));
-    let (clock, _) = Clock::manual(datetime!(2026-11-23 13:00 UTC));
+    let (clock, time) = Clock::manual(datetime!(2026-11-23 13:00 UTC));
+    let hands = Arc::<hands::FakeHands>::default();
     let stopping = CancellationToken::new();
     let reader = Grant { role: Role::Reader, who: Who::Uid(READER) };
     let worker = Grant { role: Role::Operator, who: Who::Gid(WORKERS) };
     let sources = Sources {
         backend: server,
+        hands: hands.clone(),
         ledger: ledger.clone(),
         index,
         clock,
@@ -211,14 +217,14 @@ async fn fixture(full: bool) -> Fixture {
     };
     let service = AdminService::new(sources);
     let listener = UnixListener::bind(&path).unwrap();
-    let serving = serve(listener, service.clone(), HealthReporter::new(), stopping.clone());
+    let serving = serve(listener, None, service.clone(), HealthReporter::new(), stopping.clone());
     crate::tasks::Tasks::new().spawn("admin", serving);
     let connector = tower::service_fn(move |_| {
         let path = path.clone();
         async move { UnixStream::connect(path).await.map(TokioIo::new) }
     });
     let channel = Endpoint::from_static("http://test").connect_with_connector(connector).await.unwrap();
-    Fixture { admin: AdminClient::new(channel.clone()), channel, service, ledger, stopping, _dir: dir }
+    Fixture { admin: AdminClient::new(channel.clone()), channel, service, ledger, hands, time, stopping, _dir: dir }
 }
 
 impl Fixture {

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::client::Resumption;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::{AlertDescription, ClientConfig};
 use rustls_pki_types::ServerName;
 use time::OffsetDateTime;
@@ -27,7 +28,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 pub(crate) use self::identity::{Facts, Identity};
-pub(crate) use self::verify::{Anchors, SpiffeVerifier};
+pub(crate) use self::verify::{Anchors, SpiffeVerifier, explain};
 use super::exit::{Exit, Failure};
 use crate::clock::{Clock, rfc3339_seconds};
 use crate::identity::SpiffeId;
@@ -200,7 +201,7 @@ impl TlsError {
         let address = address.to_string();
         match source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
             Some(rustls::Error::AlertReceived(alert)) => Self::Refused { address, alert: *alert },
-            Some(rustls::Error::InvalidCertificate(why)) => Self::Server { address, why: verify::explain(why) },
+            Some(rustls::Error::InvalidCertificate(why)) => Self::Server { address, why: explain(why) },
             // The rest has its words.
             _ => Self::Handshake { address, source },
         }
@@ -307,10 +308,12 @@ impl Remote {
             Some(server) => server.clone(),
             None => identity.server()?,
         };
-        let mut config = client_config(SpiffeVerifier::new(identity.anchors.clone(), Some(expected)), &self.clock)
+        let verifier = SpiffeVerifier::new(identity.anchors.clone(), Some(expected));
+        let mut config = client_config(Arc::new(verifier), &self.clock)
             .with_client_auth_cert(identity.chain, identity.key)
             .map_err(|error| TlsError::Content { path: identity.certificate_path, why: error.to_string() })?;
-        finish(&mut config);
+        // Each connection shows its certificate: a session taken up again would hide a renewal or a revocation.
+        config.resumption = Resumption::disabled();
         config.alpn_protocols = vec![ALPN.to_vec()];
         let name = self.address.server_name()?;
         let stream = self.address.dial(&self.clock).await?;
@@ -334,7 +337,7 @@ impl Remote {
 
 /// The settings that every handshake of the command line has: TLS 1.3 and nothing below, our one library.
 pub(crate) fn client_config(
-    verifier: impl rustls::client::danger::ServerCertVerifier + 'static,
+    verifier: Arc<dyn ServerCertVerifier>,
     clock: &Clock,
 ) -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -342,10 +345,5 @@ pub(crate) fn client_config(
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("the library's own cipher suites have some for TLS 1.3")
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-}
-
-/// Each connection shows its certificate: a session that is taken up again would hide a renewal or a revocation.
-pub(crate) fn finish(config: &mut ClientConfig) {
-    config.resumption = Resumption::disabled();
+        .with_custom_certificate_verifier(verifier)
 }

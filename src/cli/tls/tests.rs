@@ -69,11 +69,11 @@ impl Authority {
     }
 }
 
-const SERVER: &str = "spiffe://example.org/chancery/server";
-const WEB: &str = "spiffe://example.org/web";
-const LATER: OffsetDateTime = time::macros::datetime!(2200-01-01 0:00 UTC);
+pub(in crate::cli) const SERVER: &str = "spiffe://example.org/chancery/server";
+pub(in crate::cli) const WEB: &str = "spiffe://example.org/web";
+pub(in crate::cli) const LATER: OffsetDateTime = time::macros::datetime!(2200-01-01 0:00 UTC);
 
-fn config(authority: &Authority, uris: &[&str], revoked_clients: &[u64]) -> ServerConfig {
+pub(in crate::cli) fn config(authority: &Authority, uris: &[&str], revoked_clients: &[u64]) -> ServerConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut roots = RootCertStore::empty();
     roots.add(authority.0.der().clone()).unwrap();
@@ -92,7 +92,7 @@ fn config(authority: &Authority, uris: &[&str], revoked_clients: &[u64]) -> Serv
 }
 
 /// A server that says one word to whom it lets in.
-async fn serve(config: ServerConfig) -> HostPort {
+pub(in crate::cli) async fn serve(config: ServerConfig) -> HostPort {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string().parse().unwrap();
     crate::tasks::Tasks::new().spawn("test server", async move {
@@ -106,12 +106,12 @@ async fn serve(config: ServerConfig) -> HostPort {
     address
 }
 
-struct Client {
-    dir: tempfile::TempDir,
+pub(in crate::cli) struct Client {
+    pub(in crate::cli) dir: tempfile::TempDir,
     remote: Remote,
 }
 
-fn client(authority: &Authority, address: HostPort, until: OffsetDateTime) -> Client {
+pub(in crate::cli) fn client(authority: &Authority, address: HostPort, until: OffsetDateTime) -> Client {
     let dir = tempfile::tempdir().unwrap();
     let (cert, key) = authority.leaf(&[WEB], 3, until);
     for (name, text) in [("cert.pem", cert), ("key.pem", key), ("bundle.pem", authority.pem())] {

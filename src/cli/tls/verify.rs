@@ -58,6 +58,11 @@ impl Anchors {
         Ok(Self(Arc::new(Inner { roots, lists, provider })))
     }
 
+    /// How many revocation lists there are.
+    pub(crate) fn lists(&self) -> usize {
+        self.0.lists.len()
+    }
+
     /// That `leaf` leads to a root over `intermediates`, at `now`, for `usage`, and that no list names any of the chain.
     pub(crate) fn check(
         &self,

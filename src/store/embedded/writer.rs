@@ -145,7 +145,7 @@ impl<'t> Writer<'t> {
         if row.revoked.is_some() {
             return Ok(());
         }
-        row.revoked = Some(revoked.clone());
+        row.revoked = Some(Revoked { with_identity: self.is_denied(&row.identity)?, ..revoked.clone() });
         self.certificates.insert(serial, serde_json::to_vec(&row)?.as_slice()).map_err(db)?;
         let entry = RevokedRow {
             serial: row.serial.clone(),
@@ -157,6 +157,17 @@ impl<'t> Writer<'t> {
         };
         self.revoked.insert((row.expires, serial), serde_json::to_vec(&entry)?.as_slice()).map_err(db)?;
         self.bucket(&row, |(all, revoked)| (all, revoked + 1))
+    }
+
+    fn is_denied(&self, identity: &str) -> Result<bool, StoreError> {
+        for item in self.denies.iter().map_err(db)? {
+            let (pattern, _) = item.map_err(db)?;
+            let pattern = pattern.value();
+            if pattern == identity || pattern.strip_suffix('*').is_some_and(|prefix| identity.starts_with(prefix)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The first deny of a pattern stands until its release: a snapshot or a repetition does not make it younger.
