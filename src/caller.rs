@@ -133,6 +133,45 @@ impl Caller {
     }
 }
 
+/// The lasting part of a caller, read back from what records and the index keep of it: see [`Caller::account`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Account {
+    /// A user on a Unix socket; its groups are not known.
+    Process {
+        /// The socket's name.
+        socket: String,
+        /// The user.
+        uid: u32,
+    },
+    /// The holder of a client certificate.
+    Client {
+        /// The listener's name.
+        socket: String,
+        /// The identity in it.
+        identity: SpiffeId,
+    },
+    /// This server itself.
+    Own,
+}
+
+impl Account {
+    /// Reads what [`Caller::account`] writes.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        if text == "self" {
+            return Some(Self::Own);
+        }
+        let (kind, rest) = text.split_once(':')?;
+        let (socket, who) = rest.split_once(':')?;
+        let socket = socket.to_owned();
+        match kind {
+            "unix" => Some(Self::Process { socket, uid: who.strip_prefix("uid=")?.parse().ok()? }),
+            "tls" => Some(Self::Client { socket, identity: SpiffeId::parse(who).ok()? }),
+            _ => None,
+        }
+    }
+}
+
 impl ClientCertificate {
     /// A certificate of `identity` that nobody showed: for questions of "what if", never for a [`Caller`].
     #[must_use]
@@ -170,5 +209,22 @@ pub(crate) mod testing {
     pub(crate) fn client(identity: &str, socket: &str) -> Caller {
         let identity = SpiffeId::parse(identity).unwrap();
         Caller::attested(Evidence::Client(ClientCertificate::supposed(identity, socket)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{client, unix};
+    use super::*;
+
+    #[test]
+    fn an_account_is_read_back() {
+        let process = Account::Process { socket: "sds".into(), uid: 7 };
+        assert_eq!(Account::parse(&unix(7, 8, &[9]).account()), Some(process));
+        let far = client("spiffe://example.org/w/far", "edge");
+        let identity = SpiffeId::parse("spiffe://example.org/w/far").unwrap();
+        assert_eq!(Account::parse(&far.account()), Some(Account::Client { socket: "edge".into(), identity }));
+        assert_eq!(Account::parse(&Caller::attested(Evidence::Own).account()), Some(Account::Own));
+        assert_eq!(Account::parse("unix:sds:uid=x"), None);
     }
 }

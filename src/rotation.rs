@@ -17,9 +17,14 @@ use crate::clock::Clock;
 /// How long after a failed step it is tried again.
 pub const RETRY: Duration = Duration::from_secs(60);
 
-/// Moves the authorities through their states until `stopping`.
-pub async fn authorities(mut keeper: Keeper, clock: Clock, stopping: CancellationToken) {
+/// Moves the authorities through their states until `stopping`; a policy with longer lives moves them sooner.
+pub async fn authorities(mut keeper: Keeper, street: Street, clock: Clock, stopping: CancellationToken) {
+    let mut policy = street.policy_version();
     loop {
+        policy.mark_unchanged();
+        if let Err(failure) = keeper.leaves_live_up_to(street.policy().longest_lifetime()) {
+            error!(error = %failure, "the policy in force wants longer lives than an issuing CA has room for");
+        }
         let next = match keeper.step().await {
             Ok(next) => next,
             Err(failure) => {
@@ -27,8 +32,9 @@ pub async fn authorities(mut keeper: Keeper, clock: Clock, stopping: Cancellatio
                 clock.now() + RETRY
             }
         };
-        if !sleep_until(&clock, next, &stopping).await {
-            return;
+        tokio::select! {
+            go_on = sleep_until(&clock, next, &stopping) => if !go_on { return },
+            Ok(()) = policy.changed() => {}
         }
         info!("looking at the authorities");
     }

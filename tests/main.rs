@@ -18,6 +18,8 @@ mod http;
 mod layering;
 mod ledger;
 mod pki;
+mod probe;
+mod reload;
 mod sds;
 mod secrets;
 mod service;

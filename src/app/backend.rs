@@ -1,7 +1,6 @@
 //! The program as its operators may use it: what the admin service asks of street, feed, policy and ledger.
 
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use tonic::Status;
 use tracing::error;
 
 use super::addresses::Addresses;
+use super::reload::Reloader;
 use super::state::State;
 use crate::api::admin::backend::{
     AuthoritySchedule, Backend, Head, Holding, IssueAsk, LedgerAccess, PolicyInForce, Receipt, ServerFacts,
@@ -41,25 +41,31 @@ pub(super) struct AppBackend {
     clock: Clock,
     ledger: Ledger,
     trust_domain: TrustDomain,
-    policy_path: PathBuf,
+    reloader: Reloader,
     sealed_beside: bool,
-    times: Option<AuthorityTimes>,
+    issuing_lifetime: Duration,
     started_at: OffsetDateTime,
     listeners: Vec<pb::Listener>,
     notes: Vec<String>,
 }
 
 impl AppBackend {
-    pub(super) fn new(state: &State, feed: Feed, settings: &crate::config::Settings, addresses: &Addresses) -> Self {
+    pub(super) fn new(
+        state: &State,
+        feed: Feed,
+        settings: &crate::config::Settings,
+        addresses: &Addresses,
+        reloader: Reloader,
+    ) -> Self {
         Self {
             street: state.street.clone(),
             feed,
             clock: state.clock.clone(),
             ledger: state.ledger.clone(),
             trust_domain: settings.trust_domain.clone(),
-            policy_path: settings.policy.clone(),
+            reloader,
             sealed_beside: settings.sealing_key.is_none(),
-            times: AuthorityTimes::new(settings.ca.issuing.lifetime, state.street.policy().longest_lifetime()).ok(),
+            issuing_lifetime: settings.ca.issuing.lifetime,
             started_at: state.started_at,
             listeners: listeners(addresses),
             notes: state.notes.clone(),
@@ -75,6 +81,7 @@ impl AppBackend {
                       the data directory has them; keys.sealing_key parts them";
         let mut warnings: Vec<String> = self.sealed_beside.then(|| sealed.to_owned()).into_iter().collect();
         warnings.extend(self.notes.iter().cloned());
+        warnings.extend(self.reloader.warnings());
         warnings
     }
 }
@@ -183,9 +190,10 @@ impl Backend for AppBackend {
             .into_iter()
             .filter(|proxy| !proxy.is_certificate && proxy.acked_version.as_deref() == current);
         let held_by = u64::try_from(holders.count()).unwrap_or(u64::MAX);
+        let times = AuthorityTimes::new(self.issuing_lifetime, self.street.policy().longest_lifetime()).ok();
         let schedule = |authority: &Arc<crate::ca::slot::Authority>| AuthoritySchedule {
             key_id: hex::encode(authority.issuer().key_id()),
-            next_change_at: self.times.and_then(|times| {
+            next_change_at: times.and_then(|times| {
                 let slot = authority.slot(times.longest_leaf());
                 let issuing = authority.name().level == Level::Issuing;
                 issuing.then(|| authority_plan(&[slot], times, now).next).flatten()
@@ -211,7 +219,7 @@ impl Backend for AppBackend {
     fn policy(&self) -> PolicyInForce {
         let policy = self.street.policy();
         let text = Arc::clone(policy.text());
-        PolicyInForce { policy, path: self.policy_path.display().to_string(), text }
+        PolicyInForce { policy, path: self.reloader.policy_path().display().to_string(), text }
     }
 
     fn facts(&self) -> ServerFacts {

@@ -7,11 +7,14 @@
 
 pub mod addresses;
 pub mod backend;
+mod change;
 pub mod directory;
 mod hands;
 pub mod notify;
 mod own;
 pub mod projection;
+pub mod reload;
+mod replace;
 mod snapshot;
 pub mod sockets;
 mod state;
@@ -35,7 +38,9 @@ use crate::rotation;
 
 use addresses::{Addresses, AddressesFile, SdsAddress, SdsTcpAddress};
 use backend::{AppBackend, AppLedger};
+use change::AppChanges;
 use hands::AppHands;
+use reload::{Configuration, Live, Reloader};
 use state::State;
 use summary::summary;
 use web::Web;
@@ -52,6 +57,7 @@ pub struct Bound {
     admin: UnixListener,
     http: Option<TcpListener>,
     addresses: Addresses,
+    configuration: Option<Configuration>,
 }
 
 impl std::fmt::Debug for Bound {
@@ -69,7 +75,7 @@ pub async fn build(settings: Settings) -> Result<Bound, AppError> {
     let built = bind(&settings, &state).await;
     match built {
         Ok((feed, sds, ports, admin, http, addresses)) => {
-            Ok(Bound { state, settings, feed, sds, ports, admin, http, addresses })
+            Ok(Bound { state, settings, feed, sds, ports, admin, http, addresses, configuration: None })
         }
         Err(failure) => {
             state.close(settings.limits.drain).await;
@@ -124,6 +130,12 @@ impl Bound {
         &self.addresses
     }
 
+    /// Has the configuration file read again whenever it changes.
+    #[must_use]
+    pub fn read_from(self, configuration: Option<Configuration>) -> Self {
+        Self { configuration, ..self }
+    }
+
     /// What `up` tells its operator; `None` without an active authority, which a server that was built has.
     #[must_use]
     pub fn summary(&self) -> Option<crate::cli::up::UpSummary> {
@@ -135,10 +147,13 @@ impl Bound {
     /// # Errors
     /// When a listener or the ledger could not be served or closed.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), AppError> {
-        let Self { mut state, settings, feed, sds, ports, admin, http, addresses } = self;
+        let Self { mut state, settings, feed, sds, ports, admin, http, addresses, configuration } = self;
         let stopping = state.tasks.stopping();
         let mut health = HealthReporter::new();
-        let backend = Arc::new(AppBackend::new(&state, feed.clone(), &settings, &addresses));
+        let operators = Arc::new(ArcSwap::from_pointee(settings.admin.operators.clone()));
+        let live = Live { operators: Arc::clone(&operators) };
+        let reloader = Reloader::new(&state, &settings, configuration, live);
+        let backend = Arc::new(AppBackend::new(&state, feed.clone(), &settings, &addresses, reloader.clone()));
 
         let acceptor = own::acceptor(&state, &settings).await;
         serve_sds(&state, &settings, (&feed, &health), sds, acceptor.map(|acceptor| (acceptor, ports)));
@@ -150,7 +165,8 @@ impl Bound {
             clock: state.clock.clone(),
             entropy: state.entropy.clone(),
             recorder: state.recorder.clone(),
-            operators: Arc::new(ArcSwap::from_pointee(settings.admin.operators.clone())),
+            operators,
+            changes: Arc::new(AppChanges::new(&state, reloader.clone())),
             own_uid: nix::unistd::geteuid().as_raw(),
             stopping: stopping.clone(),
         });
@@ -163,18 +179,12 @@ impl Bound {
         if let Some(listener) = http {
             http::serve(listener, Web::new(&state, feed.clone()), HttpLimits::default(), &state.tasks);
         }
-        let clock = || state.clock.clone();
-        if let Some(keeper) = state.keeper.take() {
-            state.tasks.spawn("rotation.authorities", rotation::authorities(keeper, clock(), stopping.clone()));
-        }
-        state.tasks.spawn("revocation.lists", state.revoker.clone().keep(stopping.clone()));
-        let refusals = rotation::refusals(state.street.clone(), clock(), stopping.clone());
-        state.tasks.spawn("rotation.refusals", refusals);
+        go_on_by_themselves(&mut state, reloader);
         let file = AddressesFile::write(state.directory.path(), &addresses)?;
         info!(trust_domain = %settings.trust_domain, "ready");
         notify::ready(&format!("serving {}", settings.trust_domain));
         if let Some(every) = notify::watchdog() {
-            let feeding = notify::feed(every, state.ledger.clone(), clock(), stopping.clone());
+            let feeding = notify::feed(every, state.ledger.clone(), state.clock.clone(), stopping.clone());
             state.tasks.spawn("app.watchdog", feeding);
         }
 
@@ -195,6 +205,19 @@ impl Bound {
         state.close(settings.limits.drain).await;
         Ok(())
     }
+}
+
+/// What the server does without being asked.
+fn go_on_by_themselves(state: &mut State, reloader: Reloader) {
+    let (stopping, clock) = (state.tasks.stopping(), || state.clock.clone());
+    if let Some(keeper) = state.keeper.take() {
+        let authorities = rotation::authorities(keeper, state.street.clone(), clock(), stopping.clone());
+        state.tasks.spawn("rotation.authorities", authorities);
+    }
+    state.tasks.spawn("revocation.lists", state.revoker.clone().keep(stopping.clone()));
+    let refusals = rotation::refusals(state.street.clone(), clock(), stopping.clone());
+    state.tasks.spawn("rotation.refusals", refusals);
+    state.tasks.spawn("app.reload", reloader.watch(stopping));
 }
 
 /// Serves SDS on every Unix socket and TCP port.

@@ -302,7 +302,7 @@ fn plan(settings: &Settings, policy: &Policy) -> AuthorityPlan {
 }
 
 /// SHA-256 over the settings as they are in force, hex.
-fn fingerprint(settings: &Settings) -> String {
+pub(super) fn fingerprint(settings: &Settings) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, format!("{settings:?}").as_bytes());
     hex::encode(digest)
 }

@@ -253,6 +253,18 @@ impl Keeper {
         Ok(self.parts.clock.now() + LONGEST_WAIT)
     }
 
+    /// From now on leaves live up to `longest`, where that is more than before: hand-overs come earlier. Never less, because
+    /// leaves that were issued under another policy still live, and their authority stays for as long as they do.
+    ///
+    /// # Errors
+    /// [`TooShort`] when an issuing CA would be too short for them; nothing changes then.
+    pub fn leaves_live_up_to(&mut self, longest: Duration) -> Result<(), TooShort> {
+        let longest = longest.max(self.parts.plan.longest_leaf);
+        self.times = AuthorityTimes::new(self.parts.plan.issuing_lifetime, longest)?;
+        self.parts.plan.longest_leaf = longest;
+        Ok(())
+    }
+
     /// Whether the root outlives a further issuing CA long enough for one to be of use: a CA that is cut at the root's
     /// end would be over as soon as it is made.
     fn has_room(&self, now: OffsetDateTime) -> bool {

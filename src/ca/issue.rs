@@ -134,12 +134,7 @@ impl Street {
             Ok(grant) => grant,
             Err(refusal) => return Err(self.refuse(caller, &wanted, &policy, refusal, &context, now).await),
         };
-        if let Some(barred) = self.barred(caller, grant.identity()) {
-            return Err(self.refuse_barred(caller, grant.identity(), barred, &context, now).await);
-        }
-        if let Some(client) = refuse::overdue(caller, &grant, now) {
-            return Err(self.refuse_overdue(caller, client, &grant, &context, now).await);
-        }
+        self.check_standing(caller, &grant, &context, now).await?;
 
         // 2. The key: proven by its holder, or made here.
         let (subject_key, own_key) = match self.key_for(&grant, key).await {

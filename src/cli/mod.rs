@@ -17,6 +17,7 @@ pub mod fetch;
 pub mod policy;
 pub mod probe;
 pub mod records;
+mod reload;
 #[cfg(test)]
 mod schema;
 pub mod screen;
@@ -87,7 +88,7 @@ enum Command {
     /// The trust bundle: show
     #[command(subcommand)]
     Bundle(bundle::Bundle),
-    /// Policy: check, show, explain
+    /// Policy: check, show, explain, diff, apply
     #[command(subcommand)]
     Policy(policy::Policy),
     /// The ledger: tail, show, prove, verify, export
@@ -99,6 +100,8 @@ enum Command {
     Status,
     /// Looks for what is wrong with an installation, with or without its server
     Doctor,
+    /// Has the server read its policy and configuration files again
+    Reload,
     /// The configuration file: check, default
     #[command(subcommand)]
     Config(config_file::Config),
@@ -171,6 +174,7 @@ fn dispatch(command: Command, context: &Context) -> Done {
         Command::Probe(args) => client_side(probe::run(args, context)),
         Command::Status => client_side(status::run(context)),
         Command::Doctor => client_side(doctor::run(context)),
+        Command::Reload => client_side(reload::run(context)),
         Command::Config(command) => command.run(context),
         Command::Completions(args) => shell::completions(&args),
         Command::Man(args) => shell::man(&args, context),

@@ -1,4 +1,6 @@
-//! `chancery policy`: check a file, show what is in force, and say why somebody would or would not get an identity.
+//! `chancery policy`: check a file, show what is in force, change it, and say why somebody would or would not get an identity.
+
+mod change;
 
 use std::path::PathBuf;
 
@@ -21,6 +23,10 @@ pub enum Policy {
     Show,
     /// Says what a caller would get, rule by rule, and what it lacks
     Explain(Explain),
+    /// Says what a new policy file would change, and which live certificates it would not grant any more
+    Diff(change::Diff),
+    /// Replaces the server's policy file by a new one and puts that in force
+    Apply(change::Apply),
 }
 
 /// `policy check`.
@@ -77,6 +83,8 @@ impl Policy {
             Self::Check(args) => check(args, context).await,
             Self::Show => show(context).await,
             Self::Explain(args) => explain(args, context).await,
+            Self::Diff(args) => change::diff(args, context).await,
+            Self::Apply(args) => change::apply(args, context).await,
         }
     }
 }
@@ -111,7 +119,7 @@ fn check_screen(output: &CheckOutput) -> String {
     let rules = count(u64::try_from(output.rules).unwrap_or(u64::MAX), "rule");
     let next = match output.in_force {
         Some(true) => "It is in force.",
-        Some(false) => "The running server uses another text: restart it to put this one in force.",
+        Some(false) => "The running server uses another text. What this one would mean: chancery policy diff FILE",
         None => "No server runs here. What a caller would get: chancery policy explain, once one does.",
     };
     format!("{}: {rules}, no mistakes, for trust domain {}\n{next}\n", output.path, output.trust_domain)

@@ -90,6 +90,31 @@ fn record() -> pb::AuditRecord {
     }
 }
 
+fn changes(page: &mut String) {
+    let diff = pb::PolicyDiff {
+        hash_before: HASH.into(),
+        hash_after: "51aa6bdc".repeat(8),
+        added: vec!["batch".into()],
+        removed: vec!["payments".into()],
+        changed: vec!["operators".into()],
+        lost: vec![certificate()],
+        lost_count: 1,
+        compared: 214,
+        unknown: 2,
+        locks_out_operator: false,
+    };
+    section(page, "policy diff NEW", &diff);
+    let path = "/srv/chancery/policy.toml".to_owned();
+    let applied = pb::PolicyApplied { hash: diff.hash_after, record: RECORD.into(), path, revoked: 0 };
+    section(page, "policy apply NEW", &applied);
+    let reloaded = pb::Reloaded {
+        changed: vec!["policy".into()],
+        refused: vec!["1 mistake in chancery.toml".into()],
+        needs_restart: vec!["http.listen".into()],
+    };
+    section(page, "reload", &reloaded);
+}
+
 fn of_a_server(page: &mut String) {
     let listener =
         pb::Listener { kind: "sds".into(), name: "sds".into(), address: "unix:/srv/chancery/sds.sock".into() };
@@ -195,6 +220,7 @@ fn of_policy(page: &mut String) {
         text: "uid 1003 on socket sds would get nothing.\n…".into(),
     };
     section(page, "policy explain --uid 1003", &explanation);
+    changes(page);
 }
 
 fn of_the_ledger(page: &mut String) {
@@ -284,6 +310,7 @@ fn probe(page: &mut String) {
         client_asked: true,
         client: Some(certificate("spiffe://example.org/ns/shop/sa/web")),
         client_result: Entry::Refused,
+        silent: false,
         alert: Some("certificate_revoked".into()),
         remedy: Some("our certificate is revoked or its identity denied; …".into()),
         client_fault: Some("it is revoked: …".into()),

@@ -11,8 +11,10 @@ use super::Context;
 use super::exit::{Done, Exit, Failure};
 use super::screen::{Format, out};
 use super::up::{relative_to, render};
+use crate::app::reload::Configuration;
 use crate::app::{self, AppError, Bound};
 use crate::config::Settings;
+use crate::config::files::read_configuration;
 use crate::telemetry;
 
 /// `server`.
@@ -24,13 +26,15 @@ pub struct Server {
 }
 
 pub(crate) fn run(args: &Server, context: &Context) -> Done {
-    let settings = Settings::load(&args.config)
+    let read = read_configuration(&args.config)
+        .and_then(|text| Settings::of_text(&args.config, &text).map(|settings| (text, settings)));
+    let (text, settings) = read
         .map_err(|error| Failure::usage(format!("{error}\nNothing was started. Reference: docs/configuration.md")))?;
-    start(settings, context)
+    start(settings, Some(Configuration { path: args.config.clone(), text }), context)
 }
 
 /// Builds, says what was made, and serves until a signal.
-pub(crate) fn start(settings: Settings, context: &Context) -> Done {
+pub(crate) fn start(settings: Settings, configuration: Option<Configuration>, context: &Context) -> Done {
     telemetry::init(settings.log).map_err(|error| Failure::usage(error.to_string()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     keep_memory_private();
@@ -38,7 +42,9 @@ pub(crate) fn start(settings: Settings, context: &Context) -> Done {
     runtime.block_on(async {
         // Taken before anything is made: a signal during the start must end it in order too.
         let (stop, hurry) = (signals(1)?, signals(2)?);
-        let bound = app::build(settings).await.map_err(|error| failure(&error))?;
+        // SIGHUP means "read again", from the first moment: without a listener it would end the process.
+        let _hangup = signal(SignalKind::hangup())?;
+        let bound = app::build(settings).await.map_err(|error| failure(&error))?.read_from(configuration);
         announce(&bound, context)?;
         tokio::select! {
             ended = bound.run(stop) => ended.map_err(|error| failure(&error)),

@@ -71,7 +71,7 @@ pub(crate) fn run(args: Up, context: &Context) -> Done {
     let mut settings = Settings::for_up(options).map_err(|mistakes| Failure::usage(mistakes.to_string()))?;
     // The screen says what an operator at a terminal wants to know; CHANCERY_LOG brings the rest.
     settings.log.level = LogLevel::Warn;
-    serve::start(settings, context)
+    serve::start(settings, None, context)
 }
 
 /// What a started server tells its operator: filled by `app`, printed by [`render`].

@@ -103,13 +103,37 @@ impl Settings {
     /// # Errors
     /// When the file is not safe to use, or has mistakes.
     pub fn load(path: &Path) -> Result<Self, FileError> {
-        let remedy = "write one with: chancery config default > chancery.toml";
-        let text = read(path, "configuration", remedy, LARGEST_CONFIGURATION)?;
+        Self::of_text(path, &read_configuration(path)?)
+    }
+
+    /// Reads the text of the configuration file `path`, from whose directory relative paths are meant.
+    ///
+    /// # Errors
+    /// When it has mistakes, or the working directory is gone.
+    pub fn of_text(path: &Path, text: &str) -> Result<Self, FileError> {
         let unreadable = |source| FileError::Unreadable { what: "configuration", path: path.to_owned(), source };
         let whole = std::path::absolute(path).map_err(unreadable)?;
         let base = whole.parent().unwrap_or(Path::new("/"));
-        Ok(Self::parse(&text, &path.display().to_string(), base)?)
+        Ok(Self::parse(text, &path.display().to_string(), base)?)
     }
+}
+
+/// The text of a configuration file that is safe to use.
+///
+/// # Errors
+/// When it is not.
+pub fn read_configuration(path: &Path) -> Result<String, FileError> {
+    let remedy = "write one with: chancery config default > chancery.toml";
+    read(path, "configuration", remedy, LARGEST_CONFIGURATION)
+}
+
+/// The text of a policy file that is safe to use.
+///
+/// # Errors
+/// When it is not.
+pub fn read_policy(path: &Path) -> Result<String, FileError> {
+    let remedy = "write one (docs/policy.md has examples), or set `policy` in the configuration to where it is";
+    read(path, "policy", remedy, LARGEST_POLICY)
 }
 
 /// Reads a policy file for a server of `trust_domain` with these sockets (`admin` among them).
@@ -117,10 +141,21 @@ impl Settings {
 /// # Errors
 /// When the file is not safe to use, or has mistakes.
 pub fn load_policy(path: &Path, trust_domain: &TrustDomain, sockets: Option<&[String]>) -> Result<Policy, FileError> {
-    let remedy = "write one (docs/policy.md has examples), or set `policy` in the configuration to where it is";
-    let text = read(path, "policy", remedy, LARGEST_POLICY)?;
+    Ok(policy_of_text(path, &read_policy(path)?, trust_domain, sockets)?)
+}
+
+/// Reads the text of the policy file `path`, as [`load_policy`] does.
+///
+/// # Errors
+/// When it has mistakes.
+pub fn policy_of_text(
+    path: &Path,
+    text: &str,
+    trust_domain: &TrustDomain,
+    sockets: Option<&[String]>,
+) -> Result<Policy, Mistakes> {
     let file = path.display().to_string();
-    Ok(Policy::parse(&text, &Surroundings { file: &file, trust_domain, sockets, profiles: Profiles::builtin() })?)
+    Policy::parse(text, &Surroundings { file: &file, trust_domain, sockets, profiles: Profiles::builtin() })
 }
 
 /// Reads a text that only its owner can write, where the owner is us or root.

@@ -12,6 +12,7 @@ use std::time::Duration;
 pub mod files;
 mod keys;
 mod listen;
+pub mod live;
 mod mistake;
 mod operators;
 mod read;

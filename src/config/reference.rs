@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::keys::{EXAMPLES, KEYS, Key, LISTS, Presence, TABLES};
+use super::live::LIVE;
 
 /// The columns of the default file's comments.
 const WIDTH: usize = 100;
@@ -28,6 +29,9 @@ chancery config check --config chancery.toml  all mistakes at once, each with it
   as `\"90s\"`, `\"24h\"` or `\"1h30m\"`.
 - Relative paths are meant from the directory of the file.
 - With any mistake nothing is started. Exit code 2.
+- A running server looks at this file and at the policy every second, and at once after SIGHUP or `chancery reload`. A file with
+  mistakes is refused whole and the old one stays. Keys that change without a restart say so; `chancery status` names
+  others that were changed.
 - This file must not be writable by others than its owner; no key in it is secret.
 ",
     );
@@ -43,7 +47,8 @@ chancery config check --config chancery.toml  all mistakes at once, each with it
         );
         for key in keys {
             let _ = write!(page, "\n### `{}`\n\n{}. {}\n\n", key.path(), capital(key.kind), presence(key));
-            let _ = write!(page, "{}\n\nWhen wrong: {}\n", key.text, key.when_wrong);
+            let live = if is_live(key) { " Changes without a restart." } else { "" };
+            let _ = write!(page, "{}{live}\n\nWhen wrong: {}\n", key.text, key.when_wrong);
         }
     }
     page
@@ -97,6 +102,10 @@ fn example(file: &mut String, table: &str, keys: &[&Key]) {
         comment(file, &format!("When wrong: {}", key.when_wrong));
         let _ = writeln!(file, "# {} = {}", key.name, key.value());
     }
+}
+
+fn is_live(key: &Key) -> bool {
+    LIVE.contains(&key.table) || LIVE.contains(&key.path().as_str())
 }
 
 fn heading(table: &str) -> String {

@@ -222,7 +222,7 @@ impl Policy {
 
 impl Rule {
     /// The identity that this rule gives to a caller it matches.
-    fn identity_for(&self, facts: Facts<'_>, wanted: &Wanted) -> Result<SpiffeId, Unmet> {
+    pub(super) fn identity_for(&self, facts: Facts<'_>, wanted: &Wanted) -> Result<SpiffeId, Unmet> {
         let not_this = |has: String| Unmet { fact: Fact::Identity, needs: self.identity.as_str().to_owned(), has };
         let rendered = self.identity.render(facts, &[]);
         let of_form = |id: &SpiffeId| split(self.mesh, id).is_some();

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod authorise;
+mod diff;
 mod explain;
 mod facts;
 mod grant;
@@ -20,6 +21,7 @@ mod starter;
 mod template;
 
 pub use authorise::{NEAREST, NearMiss, Refusal, Wanted};
+pub use diff::{Outlook, RulesDiff};
 pub use explain::{Explanation, Verdict};
 pub use facts::ClientPattern;
 pub use grant::{Grant, Renewal};

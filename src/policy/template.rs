@@ -119,6 +119,11 @@ impl Template {
         self.below
     }
 
+    /// Whether the caller's group is in it.
+    pub(super) fn uses_gid(&self) -> bool {
+        self.pieces.contains(&Piece::Variable(Variable::Gid))
+    }
+
     /// Whether it gives a client the identity that its certificate has.
     pub(super) fn is_client(&self) -> bool {
         self.pieces.first() == Some(&Piece::Variable(Variable::Client))

@@ -7,6 +7,7 @@
 
 use std::fmt::{self, Write as _};
 use std::io::IsTerminal;
+use std::sync::OnceLock;
 
 use tracing::field::Field;
 use tracing::{Event, Level, Subscriber};
@@ -16,7 +17,7 @@ use tracing_subscriber::fmt::format::{Format, FormatEvent, FormatFields, Full, W
 use tracing_subscriber::fmt::{FmtContext, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::config::{LogFormat, LogSettings};
+use crate::config::{LogFormat, LogLevel, LogSettings};
 
 /// Overrides the configured level with a filter of `tracing`, such as `chancery::audit=debug,info`.
 pub const FILTER_VARIABLE: &str = "CHANCERY_LOG";
@@ -59,32 +60,58 @@ impl Reader {
 /// # Errors
 /// [`LogError`].
 pub fn init(settings: LogSettings) -> Result<(), LogError> {
-    let filter = match std::env::var(FILTER_VARIABLE) {
-        Ok(filter) if !filter.trim().is_empty() => EnvFilter::try_new(filter)?,
-        Ok(_) | Err(_) => EnvFilter::try_new(settings.level.as_str())?,
+    let (filter, fixed) = match std::env::var(FILTER_VARIABLE) {
+        Ok(filter) if !filter.trim().is_empty() => (EnvFilter::try_new(filter)?, true),
+        Ok(_) | Err(_) => (EnvFilter::try_new(settings.level.as_str())?, false),
     };
-    Ok(tracing::subscriber::set_global_default(subscriber(
-        settings.format,
-        Reader::of_stderr(),
-        filter,
-        std::io::stderr,
-    ))?)
+    let (subscriber, change) = subscriber(settings.format, Reader::of_stderr(), filter, std::io::stderr);
+    tracing::subscriber::set_global_default(subscriber)?;
+    // Set once, because the subscriber was: a second call failed on the line above.
+    if !fixed {
+        let _ = CHANGE.set(change);
+    }
+    Ok(())
 }
 
-fn subscriber<W>(format: LogFormat, reader: Reader, filter: EnvFilter, writer: W) -> Box<dyn Subscriber + Send + Sync>
+/// Puts another filter in the place of the one in force.
+type Change = Box<dyn Fn(EnvFilter) -> Result<(), tracing_subscriber::reload::Error> + Send + Sync>;
+
+/// How the one subscriber of the process is changed; empty where [`FILTER_VARIABLE`] decides.
+static CHANGE: OnceLock<Change> = OnceLock::new();
+
+/// Changes what is left out from now on. Nothing changes while [`FILTER_VARIABLE`] decides, or before [`init`].
+pub fn set_level(level: LogLevel) {
+    let Some(change) = CHANGE.get() else { return };
+    if let Err(error) = change(EnvFilter::new(level.as_str())) {
+        tracing::error!(%error, "the log level could not be changed");
+    }
+}
+
+fn subscriber<W>(
+    format: LogFormat,
+    reader: Reader,
+    filter: EnvFilter,
+    writer: W,
+) -> (Box<dyn Subscriber + Send + Sync>, Change)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     match format {
-        LogFormat::Json => Box::new(builder.json().flatten_event(true).with_current_span(false).finish()),
-        LogFormat::Text => Box::new(
-            builder
+        LogFormat::Json => {
+            let builder = builder.json().flatten_event(true).with_current_span(false).with_filter_reloading();
+            let handle = builder.reload_handle();
+            (Box::new(builder.finish()), Box::new(move |filter| handle.reload(filter)))
+        }
+        LogFormat::Text => {
+            let builder = builder
                 .with_ansi(reader == Reader::Terminal)
                 .fmt_fields(fields())
                 .event_format(Line { reader, format: Format::default().with_target(false) })
-                .finish(),
-        ),
+                .with_filter_reloading();
+            let handle = builder.reload_handle();
+            (Box::new(builder.finish()), Box::new(move |filter| handle.reload(filter)))
+        }
     }
 }
 
@@ -166,7 +193,7 @@ mod tests {
     fn lines(format: LogFormat, reader: Reader, act: impl FnOnce()) -> String {
         let kept = Kept::default();
         let writer = kept.clone();
-        let subscriber = subscriber(format, reader, EnvFilter::new("info"), move || writer.clone());
+        let (subscriber, _) = subscriber(format, reader, EnvFilter::new("info"), move || writer.clone());
         tracing::subscriber::with_default(subscriber, act);
         let bytes = kept.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
@@ -189,6 +216,22 @@ mod tests {
             });
             assert!(said.contains("[secret]") && !said.contains("planted"), "{said}");
             assert!(!said.contains(&hex::encode("planted")) && !said.contains("112, 108, 97"), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_level_changes_while_it_logs() {
+        for (format, reader) in WAYS {
+            let kept = Kept::default();
+            let writer = kept.clone();
+            let (subscriber, change) = subscriber(format, reader, EnvFilter::new("info"), move || writer.clone());
+            tracing::subscriber::with_default(subscriber, || {
+                tracing::debug!("before");
+                change(EnvFilter::new("debug")).unwrap();
+                tracing::debug!("after");
+            });
+            let said = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+            assert!(said.contains("after") && !said.contains("before"), "{said}");
         }
     }
 

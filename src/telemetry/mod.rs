@@ -10,6 +10,6 @@ pub mod measured;
 pub mod metrics;
 pub mod table;
 
-pub use log::init;
+pub use log::{init, set_level};
 pub use measured::Measured;
 pub use metrics::{AuthoritySample, LedgerState, LogSample, Metrics, Sample};

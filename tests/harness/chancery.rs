@@ -243,6 +243,11 @@ impl Chancery {
         eventually(&format!("a record of {what}"), SOON, || self.records().into_iter().find(|record| wanted(record)))
     }
 
+    /// Sends it a signal and goes on.
+    pub fn signal(&self, signal: Signal) {
+        self.process.as_ref().expect("it runs").signal(signal);
+    }
+
     /// `kill -9`.
     pub fn kill(&mut self) {
         self.process.take().expect("it runs").kill();

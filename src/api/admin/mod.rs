@@ -7,7 +7,7 @@
 mod acts;
 pub mod backend;
 mod certificates;
-mod change;
+pub mod change;
 mod choice;
 mod gate;
 mod hands;
@@ -44,6 +44,8 @@ pub struct Sources {
     pub ledger: Arc<dyn backend::LedgerAccess>,
     /// The index of the ledger.
     pub index: Arc<dyn Store>,
+    /// What changes policy and configuration.
+    pub changes: Arc<dyn change::Changes>,
     /// Asks the time.
     pub clock: Clock,
     /// Makes ids of requests.

@@ -1,5 +1,6 @@
 //! The service over a real Unix socket, with a ledger in memory and a fake server behind it.
 
+mod change;
 mod hands;
 
 use std::ops::Range;
@@ -211,6 +212,7 @@ async fn fixture(full: bool) -> Fixture {
         clock,
         entropy: Entropy::seeded(6),
         recorder,
+        changes: Arc::new(change::FakeChanges),
         operators: Arc::new(ArcSwap::from_pointee(Operators::new(vec![reader, worker]))),
         own_uid: nix::unistd::geteuid().as_raw(),
         stopping: stopping.clone(),

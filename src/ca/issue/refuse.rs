@@ -41,7 +41,24 @@ impl Street {
         }
     }
 
-    pub(super) async fn refuse_barred(
+    /// What keeps the caller from what policy grants it: a deny, a revocation, an attestation that is too old.
+    pub(super) async fn check_standing(
+        &self,
+        caller: &Caller,
+        grant: &Grant,
+        context: &RequestContext,
+        now: OffsetDateTime,
+    ) -> Result<(), IssueError> {
+        if let Some(barred) = self.barred(caller, grant.identity()) {
+            return Err(self.refuse_barred(caller, grant.identity(), barred, context, now).await);
+        }
+        match overdue(caller, grant, now) {
+            Some(client) => Err(self.refuse_overdue(caller, client, grant, context, now).await),
+            None => Ok(()),
+        }
+    }
+
+    async fn refuse_barred(
         &self,
         caller: &Caller,
         identity: &SpiffeId,
@@ -59,7 +76,7 @@ impl Street {
         }
     }
 
-    pub(super) async fn refuse_overdue(
+    async fn refuse_overdue(
         &self,
         caller: &Caller,
         client: &ClientCertificate,
@@ -98,7 +115,7 @@ impl Street {
 }
 
 /// The client whose certificate goes back to an attestation that is older than the grant allows.
-pub(super) fn overdue<'a>(caller: &'a Caller, grant: &Grant, now: OffsetDateTime) -> Option<&'a ClientCertificate> {
+fn overdue<'a>(caller: &'a Caller, grant: &Grant, now: OffsetDateTime) -> Option<&'a ClientCertificate> {
     let (Evidence::Client(client), Some(limit)) = (caller.evidence(), grant.reattest_after()) else { return None };
     (now - client.attested_at > limit).then_some(client)
 }

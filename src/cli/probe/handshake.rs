@@ -42,8 +42,10 @@ const H2_GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\
 /// How the listener took us.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It let us in.
+    /// It let us in, and said something.
     Accepted,
+    /// It let us in: a refusal would have come within [`SILENCE`].
+    Silent,
     /// It sent an alert.
     Refused(AlertDescription),
     /// It hung up without an alert.
@@ -63,7 +65,7 @@ pub(super) struct Handshake {
     /// The listener asked for a certificate.
     pub(super) asked: bool,
     pub(super) verdict: Verdict,
-    /// From the first TCP packet to the verdict.
+    /// From the first TCP packet until our side was done.
     pub(super) took: Duration,
 }
 
@@ -94,8 +96,8 @@ pub(super) async fn shake(
             return Err(TlsError::Silent { address: address.to_string(), limit: HANDSHAKE_TIMEOUT });
         }
     };
-    let verdict = verdict(&mut stream, &tickets.0, clock).await;
     let took = clock.monotonic() - begin;
+    let verdict = verdict(&mut stream, &tickets.0, clock).await;
     let (_, tls) = stream.get_ref();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let seen = std::mem::take(&mut *recorder.seen.lock().unwrap_or_else(PoisonError::into_inner));
@@ -125,7 +127,7 @@ async fn verdict(stream: &mut TlsStream<TcpStream>, ticket: &Notify, clock: &Clo
         biased;
         read = stream.read(&mut word) => read,
         () = ticket.notified() => return Verdict::Accepted,
-        () = clock.sleep(SILENCE) => return Verdict::Accepted,
+        () = clock.sleep(SILENCE) => return Verdict::Silent,
     };
     match read {
         Ok(0) => Verdict::Closed,

@@ -83,7 +83,7 @@ pub struct ProbeOutput {
     pub group: String,
     /// The protocol chosen for what comes after; null when the listener chose none.
     pub alpn: Option<String>,
-    /// From the first packet to the verdict, in milliseconds.
+    /// From the first packet until our side of the handshake was done, in milliseconds.
     pub took_ms: u64,
     /// What the listener showed, leaf first.
     pub chain: Vec<CertificateOutput>,
@@ -100,6 +100,8 @@ pub struct ProbeOutput {
     pub client: Option<CertificateOutput>,
     /// How the listener took it.
     pub client_result: Entry,
+    /// Whether it said nothing at all; a refusal comes at once, so that is taken for a yes.
+    pub silent: bool,
     /// The alert that it sent, as RFC 8446 names it.
     pub alert: Option<String>,
     /// What to do about it.
@@ -158,7 +160,7 @@ fn describe(args: &Probe, identity: Option<&Identity>, shaken: Handshake, now: O
     let certificate = |der: &CertificateDer<'_>| Facts::of(der).map(CertificateOutput::of).unwrap_or_default();
     let alert = match shaken.verdict {
         Verdict::Refused(alert) => Some(alert),
-        Verdict::Accepted | Verdict::Closed => None,
+        Verdict::Accepted | Verdict::Silent | Verdict::Closed => None,
     };
     let mut output = ProbeOutput {
         passed: false,
@@ -175,10 +177,11 @@ fn describe(args: &Probe, identity: Option<&Identity>, shaken: Handshake, now: O
         client_asked: shaken.asked,
         client: identity.and_then(|identity| identity.chain.first()).map(certificate),
         client_result: match shaken.verdict {
-            Verdict::Accepted => Entry::Accepted,
+            Verdict::Accepted | Verdict::Silent => Entry::Accepted,
             Verdict::Refused(_) => Entry::Refused,
             Verdict::Closed => Entry::Closed,
         },
+        silent: shaken.verdict == Verdict::Silent,
         alert: alert.map(alert_name),
         remedy: alert.map(|alert| alert_remedy(alert).to_owned()),
         client_fault: identity.and_then(|identity| own_fault(identity, now)),
@@ -244,7 +247,8 @@ fn said(output: &ProbeOutput, expect_refused: bool, paint: Paint) -> String {
         }
         (Entry::Accepted, _) => {
             let shown = if output.client.is_some() { "come in" } else { "come in, without a certificate" };
-            wanted(!expect_refused, shown)
+            let silent = if output.silent { " (it stayed silent, and a refusal comes at once)" } else { "" };
+            wanted(!expect_refused, shown) + silent
         }
         (Entry::Refused, alert) => {
             let alert = alert.as_deref().unwrap_or_default();

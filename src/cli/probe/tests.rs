@@ -90,6 +90,7 @@ fn each_answer_has_its_screen() {
         client_asked: true,
         client: Some(certificate("77aa4015", "spiffe://example.org/ns/shop/sa/web")),
         client_result: Entry::Accepted,
+        silent: false,
         alert: None,
         remedy: None,
         client_fault: None,
@@ -116,6 +117,10 @@ fn each_answer_has_its_screen() {
         client_result: Entry::Closed,
         ..base.clone()
     };
+    let silent = ProbeOutput { alpn: None, silent: true, ..base.clone() };
     let screen = |output: &ProbeOutput| probe_screen(output, false, datetime!(2026-11-23 13:00 UTC), Paint::PLAIN);
-    golden::check("probe.txt", &[base, refused, stranger, wrong].iter().map(screen).collect::<Vec<_>>().join("\n"));
+    golden::check(
+        "probe.txt",
+        &[base, silent, refused, stranger, wrong].iter().map(screen).collect::<Vec<_>>().join("\n"),
+    );
 }
