@@ -1,106 +1,18 @@
 //! Two real Envoys in mutual TLS: first certificates, renewals under load, a killed chancery, a restarted Envoy, a
 //! refused push. The configurations are those that `chancery envoy bootstrap` writes.
 
-use std::net::SocketAddr;
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::chancery::{Chancery, Options};
 use crate::harness::envoy::Envoy;
 use crate::harness::http::{Echo, get, try_get};
 use crate::harness::load::Load;
-use crate::harness::policy::{self, Rule};
+use crate::harness::pair::{API, Pair, WEB, bootstrap, chancery};
 use crate::harness::{SOON, alone, eventually, free_port, need};
 
 /// Renewals that both Envoys must live through under load.
 const RENEWALS: usize = 20;
-
-const WEB: &str = "spiffe://example.org/ns/shop/sa/web";
-const API: &str = "spiffe://example.org/ns/shop/sa/api";
-
-/// load → client Envoy → mutual TLS → server Envoy → echo, each Envoy with an SDS socket and an identity of its own.
-struct Pair {
-    client: Envoy,
-    server: Envoy,
-    chancery: Chancery,
-    _echo: Echo,
-}
-
-fn chancery(lifetime: &'static str) -> Chancery {
-    Chancery::with(Options {
-        arguments: vec!["--sds-socket".into(), "web=web.sock".into(), "--sds-socket".into(), "api=api.sock".into()],
-        policy: Some(policy::text(&[Rule::on("web", WEB, lifetime), Rule::on("api", API, lifetime)])),
-        ..Options::default()
-    })
-}
-
-fn bootstrap(chancery: &Chancery, role: &str, socket: &str, listen: u16, upstream: SocketAddr, peer: &str) -> Value {
-    let socket = chancery.socket(socket).display().to_string();
-    let (listen, upstream) = (format!("127.0.0.1:{listen}"), upstream.to_string());
-    let log = chancery.scratch().join(format!("{role}.access.log")).display().to_string();
-    let arguments = [
-        "envoy",
-        "bootstrap",
-        "--role",
-        role,
-        "--sds-socket",
-        &socket,
-        "--listen",
-        &listen,
-        "--upstream",
-        &upstream,
-        "--peer",
-        peer,
-        "--node",
-        role,
-        "--access-log",
-        &log,
-        "--output",
-        "json",
-    ];
-    chancery.run(&arguments).expect(0).json()
-}
-
-/// Lets each connection between the Envoys carry a few requests only, so that handshakes go on all the time.
-fn few_requests_per_connection(mut configuration: Value) -> Value {
-    for cluster in configuration["static_resources"]["clusters"].as_array_mut().unwrap() {
-        if cluster["transport_socket"]["name"] == "envoy.transport_sockets.tls" {
-            cluster["max_requests_per_connection"] = json!(5);
-        }
-    }
-    configuration
-}
-
-impl Pair {
-    fn start(envoy: &Path, lifetime: &'static str) -> Self {
-        let chancery = chancery(lifetime);
-        let echo = Echo::start();
-        let port = free_port();
-        let configuration = bootstrap(&chancery, "server", "api", port, echo.address(), WEB);
-        let server = Envoy::start(envoy, "server", &configuration, chancery.scratch());
-        let to = SocketAddr::from(([127, 0, 0, 1], port));
-        let configuration = bootstrap(&chancery, "client", "web", free_port(), to, API);
-        let configuration = few_requests_per_connection(configuration);
-        let client = Envoy::start(envoy, "client", &configuration, chancery.scratch());
-        Self { client, server, chancery, _echo: echo }
-    }
-
-    /// One request the whole way, as soon as both Envoys hold what they need.
-    fn wait_until_it_works(&self) {
-        let to = self.client.listener();
-        eventually("a request goes the whole way", SOON, || {
-            try_get(to, "/first").ok().filter(|answer| answer.status == 200)
-        });
-    }
-
-    fn expect_nothing_refused(&self) {
-        for envoy in [&self.client, &self.server] {
-            assert_eq!(envoy.stat("update_rejected"), 0, "{}", envoy.output());
-        }
-    }
-}
 
 #[test]
 fn two_envoys_talk_mutual_tls_with_recorded_certificates() {
@@ -226,7 +138,7 @@ fn what_an_envoy_refuses_is_recorded() {
     let _alone = alone();
     let chancery = chancery("24h");
     let echo = Echo::start();
-    let mut configuration = bootstrap(&chancery, "server", "api", free_port(), echo.address(), WEB);
+    let mut configuration = bootstrap(&chancery, "server", "api", free_port(), echo.address(), WEB, &[]);
     // Envoy then refuses every certificate that comes without an OCSP response.
     let listener = &mut configuration["static_resources"]["listeners"][0];
     listener["filter_chains"][0]["transport_socket"]["typed_config"]["ocsp_staple_policy"] = json!("MUST_STAPLE");

@@ -27,3 +27,4 @@ mod secrets;
 mod service;
 mod street;
 mod tidy;
+mod xds;

@@ -17,11 +17,17 @@ pub struct Envoy {
     name: String,
     directory: PathBuf,
     admin: SocketAddr,
+    workers: u32,
 }
 
 impl Envoy {
     /// Starts Envoy with `configuration` and waits until it is live. Its files go to `directory`.
     pub fn start(program: &Path, name: &str, configuration: &Value, directory: &Path) -> Self {
+        Self::with_workers(program, name, configuration, directory, 1)
+    }
+
+    /// The same with that many worker threads.
+    pub fn with_workers(program: &Path, name: &str, configuration: &Value, directory: &Path, workers: u32) -> Self {
         let text = serde_json::to_string_pretty(configuration).expect("JSON");
         std::fs::write(directory.join(format!("{name}.json")), text).expect("the configuration is written");
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -31,6 +37,7 @@ impl Envoy {
             name: name.to_owned(),
             directory: directory.to_owned(),
             admin: nowhere,
+            workers,
         };
         envoy.launch();
         envoy
@@ -43,7 +50,7 @@ impl Envoy {
         command
             .arg("--config-path")
             .arg(self.directory.join(format!("{}.json", self.name)))
-            .args(["--concurrency", "1", "--disable-hot-restart", "--admin-address-path"])
+            .args(["--concurrency", &self.workers.to_string(), "--disable-hot-restart", "--admin-address-path"])
             .arg(&admin_file);
         let mut process = Process::start(&self.name, command, &self.directory);
         self.admin = eventually("Envoy is live", SOON, || {

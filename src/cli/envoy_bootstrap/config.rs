@@ -2,26 +2,19 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::sds::{self, Source, secret};
 use super::tree::{Node, list, map};
 use super::{EnvoyBootstrapArgs, Peer, Role, Target};
 
-/// Above every YAML file.
-pub(super) const PREFACE: &str = "\
-# Written by `chancery envoy bootstrap`. Start it with: envoy -c FILE
-# Certificates, keys and roots come from chancery over a Unix socket and never touch this file or the disk.
-
-";
-
-const SDS_CLUSTER: &str = "chancery_sds";
 const UPSTREAM: &str = "upstream";
-const TYPE: &str = "@type";
+pub(super) const TYPE: &str = "@type";
 
-fn type_url(name: &str) -> Node {
+pub(super) fn type_url(name: &str) -> Node {
     format!("type.googleapis.com/{name}").into()
 }
 
 /// The whole configuration.
-pub(super) fn tree(args: &EnvoyBootstrapArgs, socket: &str, log: &str) -> Node {
+pub(super) fn tree(args: &EnvoyBootstrapArgs, source: &Source, log: &str) -> Node {
     let name = match args.role {
         Role::Server => "envoy-server",
         Role::Client => "envoy-client",
@@ -34,11 +27,11 @@ pub(super) fn tree(args: &EnvoyBootstrapArgs, socket: &str, log: &str) -> Node {
             "static_resources",
             map([
                 ("listeners", list([listener(args, log)])),
-                ("clusters", list([upstream(args), sds_cluster(socket)])),
+                ("clusters", list([upstream(args), sds::cluster_of(source)])),
             ]),
         ),
     ])
-    .because("node", "A label only: who this proxy is, chancery asks the kernel.")
+    .because("node", source.who())
     .because("admin", "No authentication here: loopback only. envoy --admin-address-path FILE tells a free port.")
 }
 
@@ -46,7 +39,7 @@ fn socket_address(address: SocketAddr) -> Node {
     host_port(&address.ip().to_string(), address.port())
 }
 
-fn host_port(host: &str, port: u16) -> Node {
+pub(super) fn host_port(host: &str, port: u16) -> Node {
     map([("socket_address", map([("address", host.into()), ("port_value", port.into())]))])
 }
 
@@ -95,15 +88,19 @@ fn connection_manager(role: Role, log: &str) -> Node {
 
 fn upstream(args: &EnvoyBootstrapArgs) -> Node {
     let Target { host, port } = &args.upstream;
-    let kind = if host.parse::<IpAddr>().is_ok() { "STATIC" } else { "STRICT_DNS" };
-    let cluster = cluster(UPSTREAM, kind, host_port(host, *port), "5s");
+    let cluster = cluster(UPSTREAM, discovery(host), host_port(host, *port), "5s");
     match args.role {
         Role::Server => cluster,
         Role::Client => cluster.with("transport_socket", upstream_tls(args)),
     }
 }
 
-fn cluster(name: &str, kind: &str, address: Node, connect_timeout: &str) -> Node {
+/// How Envoy finds a host: an address needs no finding.
+pub(super) fn discovery(host: &str) -> &'static str {
+    if host.parse::<IpAddr>().is_ok() { "STATIC" } else { "STRICT_DNS" }
+}
+
+pub(super) fn cluster(name: &str, kind: &str, address: Node, connect_timeout: &str) -> Node {
     let endpoints = list([map([("endpoint", map([("address", address)]))])]);
     map([
         ("name", name.into()),
@@ -114,42 +111,6 @@ fn cluster(name: &str, kind: &str, address: Node, connect_timeout: &str) -> Node
             map([("cluster_name", name.into()), ("endpoints", list([map([("lb_endpoints", endpoints)])]))]),
         ),
     ])
-}
-
-fn sds_cluster(socket: &str) -> Node {
-    let keepalive = map([("interval", "30s".into()), ("timeout", "5s".into())]);
-    let options = map([
-        (TYPE, type_url("envoy.extensions.upstreams.http.v3.HttpProtocolOptions")),
-        ("explicit_http_config", map([("http2_protocol_options", map([("connection_keepalive", keepalive)]))])),
-    ]);
-    cluster(SDS_CLUSTER, "STATIC", map([("pipe", map([("path", socket.into())]))]), "1s").with(
-        "typed_extension_protocol_options",
-        map([("envoy.extensions.upstreams.http.v3.HttpProtocolOptions", options)]),
-    )
-}
-
-fn sds_secret(name: &str) -> Node {
-    let source = map([
-        ("api_type", "GRPC".into()),
-        ("transport_api_version", "V3".into()),
-        ("set_node_on_first_message_only", true.into()),
-        ("grpc_services", list([map([("envoy_grpc", map([("cluster_name", SDS_CLUSTER.into())]))])])),
-    ])
-    .because(
-        "set_node_on_first_message_only",
-        "Else each request and acknowledgement carries some 61 KB of node description.",
-    );
-    let config = map([
-        ("resource_api_version", "V3".into()),
-        ("initial_fetch_timeout", "0s".into()),
-        ("api_config_source", source),
-    ])
-    .because(
-        "initial_fetch_timeout",
-        "0 waits for the secret as long as it takes. With the default of 15 s Envoy would call itself live without it\n\
-         and reset every connection.",
-    );
-    map([("name", name.into()), ("sds_config", config)])
 }
 
 /// What both directions share: our certificate, the roots, and who the peer must be.
@@ -165,7 +126,7 @@ fn common_tls(args: &EnvoyBootstrapArgs) -> Node {
         .because("match_typed_subject_alt_names", "Without this every workload that the CA knows would be let in.");
     let validation = map([
         ("default_validation_context", context),
-        ("validation_context_sds_secret_config", sds_secret(&args.bundle_name)),
+        ("validation_context_sds_secret_config", secret(&args.bundle_name, args.api)),
     ]);
     map([
         (
@@ -175,7 +136,7 @@ fn common_tls(args: &EnvoyBootstrapArgs) -> Node {
                 ("tls_maximum_protocol_version", "TLSv1_3".into()),
             ]),
         ),
-        ("tls_certificate_sds_secret_configs", list([sds_secret(&args.name)])),
+        ("tls_certificate_sds_secret_configs", list([secret(&args.name, args.api)])),
         ("combined_validation_context", validation),
     ])
     .because("tls_params", "Envoy's own maximum towards an upstream is 1.2, where a P-384 certificate fails.")

@@ -1,9 +1,10 @@
 //! `chancery envoy bootstrap`: a whole Envoy configuration that works as it is.
 //!
 //! It holds what an Envoy needs to be a good client of ours and to leave useful logs; each setting that is not obvious
-//! says why in a comment. It asks no server anything. The sibling `config` writes the tree, `tree` prints it.
+//! says why in a comment. It asks no server anything. The sibling `config` writes the tree with `sds`, `tree` prints it.
 
 mod config;
+mod sds;
 mod tree;
 
 use std::io::Write;
@@ -14,6 +15,8 @@ use clap::{Args, ValueEnum};
 
 use crate::config::LONGEST_SOCKET_PATH;
 use crate::identity::{IdentityError, SpiffeId, TrustDomain};
+use crate::policy::OWN_PATH;
+use sds::Source;
 
 /// Which side of a mutual TLS connection this Envoy is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -22,6 +25,25 @@ pub enum Role {
     Server,
     /// Accepts plain requests from an application beside it and passes them on in mutual TLS.
     Client,
+}
+
+/// How Envoy speaks with chancery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Api {
+    /// State of the world.
+    Sotw,
+    /// Incremental.
+    Delta,
+}
+
+impl Api {
+    /// Envoy's own word.
+    fn config_word(self) -> &'static str {
+        match self {
+            Self::Sotw => "GRPC",
+            Self::Delta => "DELTA_GRPC",
+        }
+    }
 }
 
 /// What the peer's certificate must name.
@@ -74,6 +96,18 @@ pub struct EnvoyBootstrapArgs {
     /// Chancery's SDS socket [default: sds.sock in the data directory]
     #[arg(long, value_name = "PATH")]
     pub sds_socket: Option<PathBuf>,
+    /// Chancery on another machine, reached in mutual TLS
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "sds_socket", requires = "identity_dir")]
+    pub sds_server: Option<Target>,
+    /// With --sds-server: the directory that `chancery fetch --server` keeps filled, on Envoy's machine
+    #[arg(long, value_name = "DIR", requires = "sds_server")]
+    pub identity_dir: Option<PathBuf>,
+    /// With --sds-server: who it must be [default: /chancery/server in the first peer's trust domain]
+    #[arg(long, value_name = "SPIFFE-ID", requires = "sds_server")]
+    pub server_id: Option<SpiffeId>,
+    /// How Envoy asks for its secrets: state of the world or delta
+    #[arg(long, value_enum, default_value_t = Api::Sotw)]
+    pub api: Api,
     /// Where Envoy listens; port 0 takes a free one
     #[arg(long, value_name = "IP:PORT")]
     pub listen: SocketAddr,
@@ -112,6 +146,9 @@ pub enum BootstrapError {
         /// Its bytes.
         length: usize,
     },
+    /// Nobody to expect at the other end.
+    #[error("--sds-server: say who it must be with --server-id spiffe://TRUST-DOMAIN/chancery/server")]
+    NoServerId,
     /// A path that no configuration can hold.
     #[error("{path} is not UTF-8: choose another path", path = path.display())]
     NotText {
@@ -134,7 +171,7 @@ impl BootstrapError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::SocketPath { .. } | Self::NotText { .. } | Self::AdminNotLocal { .. } => 2,
+            Self::SocketPath { .. } | Self::NoServerId | Self::NotText { .. } | Self::AdminNotLocal { .. } => 2,
             Self::Io(_) => 1,
         }
     }
@@ -145,23 +182,42 @@ impl BootstrapError {
 /// # Errors
 /// Every variant of [`BootstrapError`].
 pub fn run(args: &EnvoyBootstrapArgs, data_dir: &Path, json: bool, out: &mut dyn Write) -> Result<(), BootstrapError> {
+    let source = match (&args.sds_server, &args.identity_dir) {
+        (Some(target), Some(directory)) => remote(args, target, directory)?,
+        (Some(_) | None, _) => local(args, data_dir)?,
+    };
+    if !args.admin.ip().is_loopback() {
+        return Err(BootstrapError::AdminNotLocal { address: args.admin });
+    }
+    let log = text(&std::path::absolute(&args.access_log)?)?;
+    let tree = config::tree(args, &source, &log);
+    if json {
+        writeln!(out, "{:#}", tree.json())?;
+    } else {
+        write!(out, "{}{}", source.preface(), tree.yaml())?;
+    }
+    Ok(())
+}
+
+fn local(args: &EnvoyBootstrapArgs, data_dir: &Path) -> Result<Source, BootstrapError> {
     let socket = args.sds_socket.clone().unwrap_or_else(|| data_dir.join("sds.sock"));
     // Envoy may be started from another directory.
     let socket = text(&std::path::absolute(socket)?)?;
     if socket.len() > LONGEST_SOCKET_PATH {
         return Err(BootstrapError::SocketPath { path: socket.clone().into(), length: socket.len() });
     }
-    if !args.admin.ip().is_loopback() {
-        return Err(BootstrapError::AdminNotLocal { address: args.admin });
-    }
-    let log = text(&std::path::absolute(&args.access_log)?)?;
-    let tree = config::tree(args, &socket, &log);
-    if json {
-        writeln!(out, "{:#}", tree.json())?;
-    } else {
-        write!(out, "{}{}", config::PREFACE, tree.yaml())?;
-    }
-    Ok(())
+    Ok(Source::Socket(socket))
+}
+
+fn remote(args: &EnvoyBootstrapArgs, target: &Target, directory: &Path) -> Result<Source, BootstrapError> {
+    let domain = args.peers.first().map(|peer| match peer {
+        Peer::Identity(id) => id.trust_domain(),
+        Peer::Domain(domain) => domain.clone(),
+    });
+    let usual = domain.and_then(|domain| SpiffeId::parse(&format!("{}{OWN_PATH}", domain.id())).ok());
+    let id = args.server_id.clone().or(usual).ok_or(BootstrapError::NoServerId)?;
+    let directory = text(&std::path::absolute(directory)?)?;
+    Ok(Source::Server { target: target.clone(), id, directory })
 }
 
 fn text(path: &Path) -> Result<String, BootstrapError> {
@@ -194,6 +250,22 @@ mod tests {
             let name = format!("src/cli/golden/envoy_bootstrap_{role}.yaml");
             crate::golden::check(&name, &configuration(role, &[], false).unwrap());
         }
+    }
+
+    #[test]
+    fn a_server_elsewhere_is_reached_in_mutual_tls() {
+        let usual = ["x", "--role", "server", "--listen", "127.0.0.1:8443", "--upstream", "localhost:80"];
+        let remote = ["--peer", "spiffe://example.org", "--sds-server", "ca.example:8443", "--identity-dir", "/id"];
+        let args = |more: &[&str]| Command::try_parse_from(usual.iter().chain(&remote).chain(more)).map(|c| c.args);
+        let written = |more: &[&str]| {
+            let mut out = Vec::new();
+            run(&args(more).unwrap(), Path::new("/data"), false, &mut out).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        crate::golden::check("src/cli/golden/envoy_bootstrap_remote.yaml", &written(&["--api", "delta"]));
+        assert!(written(&["--server-id", "spiffe://ca.example/x"]).contains("exact: \"spiffe://ca.example/x\""));
+        assert!(args(&["--sds-socket", "/x"]).is_err());
+        assert!(Command::try_parse_from(usual.iter().chain(&["--peer", "spiffe://a", "--sds-server", "a:1"])).is_err());
     }
 
     #[test]

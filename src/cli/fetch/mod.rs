@@ -5,7 +5,7 @@
 //! and trusts the server for the rest. `client` speaks the protocol, `files` swaps sets, `hook` runs the command.
 
 mod client;
-mod envoy;
+pub(crate) mod envoy;
 mod error;
 mod files;
 mod hook;
