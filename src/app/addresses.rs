@@ -33,6 +33,9 @@ pub struct Addresses {
     pub admin: PathBuf,
     /// The SDS sockets, in the order of configuration.
     pub sds: Vec<SdsAddress>,
+    /// The SDS ports with their real addresses, in the order of configuration.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub sds_tcp: Vec<SdsTcpAddress>,
 }
 
 /// One SDS socket.
@@ -42,6 +45,15 @@ pub struct SdsAddress {
     pub name: String,
     /// Where it is.
     pub path: PathBuf,
+}
+
+/// One SDS port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SdsTcpAddress {
+    /// Its name: a fact for rules.
+    pub name: String,
+    /// Where it is.
+    pub address: SocketAddr,
 }
 
 /// Why the file of a data directory says nothing.
@@ -125,6 +137,7 @@ mod tests {
             http: Some(([127, 0, 0, 1], 80).into()),
             admin: "/a".into(),
             sds: vec![SdsAddress { name: "sds".into(), path: "/b".into() }],
+            sds_tcp: vec![SdsTcpAddress { name: "mesh".into(), address: ([127, 0, 0, 1], 81).into() }],
         };
         let file = AddressesFile::write(directory.path(), &addresses).unwrap();
         assert_eq!(Addresses::read(directory.path()).unwrap(), addresses);

@@ -10,6 +10,7 @@ pub mod backend;
 pub mod directory;
 mod hands;
 pub mod notify;
+mod own;
 pub mod projection;
 mod snapshot;
 pub mod sockets;
@@ -26,12 +27,12 @@ use tonic_health::server::HealthReporter;
 use tracing::{error, info, warn};
 
 use crate::api::http::{self, HttpLimits};
-use crate::api::{admin, sds};
+use crate::api::{admin, sds, tls};
 use crate::config::Settings;
 use crate::feed::Feed;
 use crate::rotation;
 
-use addresses::{Addresses, AddressesFile, SdsAddress};
+use addresses::{Addresses, AddressesFile, SdsAddress, SdsTcpAddress};
 use backend::{AppBackend, AppLedger};
 use hands::AppHands;
 use state::State;
@@ -46,6 +47,7 @@ pub struct Bound {
     settings: Settings,
     feed: Feed,
     sds: Vec<(String, UnixListener)>,
+    ports: Vec<(String, TcpListener)>,
     admin: UnixListener,
     http: Option<TcpListener>,
     addresses: Addresses,
@@ -65,7 +67,9 @@ pub async fn build(settings: Settings) -> Result<Bound, AppError> {
     let state = State::open(&settings).await?;
     let built = bind(&settings, &state).await;
     match built {
-        Ok((feed, sds, admin, http, addresses)) => Ok(Bound { state, settings, feed, sds, admin, http, addresses }),
+        Ok((feed, sds, ports, admin, http, addresses)) => {
+            Ok(Bound { state, settings, feed, sds, ports, admin, http, addresses })
+        }
         Err(failure) => {
             state.close(settings.limits.drain).await;
             Err(failure)
@@ -73,13 +77,21 @@ pub async fn build(settings: Settings) -> Result<Bound, AppError> {
     }
 }
 
-type Listeners = (Feed, Vec<(String, UnixListener)>, UnixListener, Option<TcpListener>, Addresses);
+type Listeners =
+    (Feed, Vec<(String, UnixListener)>, Vec<(String, TcpListener)>, UnixListener, Option<TcpListener>, Addresses);
 
 async fn bind(settings: &Settings, state: &State) -> Result<Listeners, AppError> {
     let feed = state.feed(settings).await;
     let mut sds = Vec::new();
     for socket in &settings.sds.listen {
         sds.push((socket.name.clone(), sockets::unix(socket.path.as_path(), socket.mode)?));
+    }
+    let (mut ports, mut sds_tcp) = (Vec::new(), Vec::new());
+    for port in &settings.sds.tcp {
+        let listener = sockets::tcp(port.address).await?;
+        let address = listener.local_addr().unwrap_or(port.address);
+        sds_tcp.push(SdsTcpAddress { name: port.name.clone(), address });
+        ports.push((port.name.clone(), listener));
     }
     let admin = sockets::unix(settings.admin.path.as_path(), settings.admin.mode)?;
     let http = match &settings.http {
@@ -99,8 +111,9 @@ async fn bind(settings: &Settings, state: &State) -> Result<Listeners, AppError>
             .iter()
             .map(|socket| SdsAddress { name: socket.name.clone(), path: socket.path.as_path().to_owned() })
             .collect(),
+        sds_tcp,
     };
-    Ok((feed, sds, admin, http, addresses))
+    Ok((feed, sds, ports, admin, http, addresses))
 }
 
 impl Bound {
@@ -121,20 +134,12 @@ impl Bound {
     /// # Errors
     /// When a listener or the ledger could not be served or closed.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), AppError> {
-        let Self { mut state, settings, feed, sds, admin, http, addresses } = self;
+        let Self { mut state, settings, feed, sds, ports, admin, http, addresses } = self;
         let stopping = state.tasks.stopping();
         let mut health = HealthReporter::new();
         let backend = Arc::new(AppBackend::new(&state, feed.clone(), &settings, &addresses));
 
-        let context = sds::SdsContext {
-            feed: feed.clone(),
-            tasks: state.tasks.clone(),
-            limits: Arc::new(settings.limits.sds.clone()),
-            health: health.clone(),
-        };
-        for (name, listener) in sds {
-            sds::serve(listener, &name, context.clone());
-        }
+        serve_sds(&state, &settings, (&feed, &health), sds, ports).await;
         let service = admin::AdminService::new(admin::Sources {
             backend,
             hands: Arc::new(AppHands::new(&state, feed.clone())),
@@ -187,6 +192,33 @@ impl Bound {
         remove_socket(settings.admin.path.as_path());
         state.close(settings.limits.drain).await;
         Ok(())
+    }
+}
+
+/// Serves SDS on every Unix socket and TCP port. The server gets its own certificate only where there is a port.
+async fn serve_sds(
+    state: &State,
+    settings: &Settings,
+    (feed, health): (&Feed, &HealthReporter),
+    sockets: Vec<(String, UnixListener)>,
+    ports: Vec<(String, TcpListener)>,
+) {
+    let context = sds::SdsContext {
+        feed: feed.clone(),
+        tasks: state.tasks.clone(),
+        limits: Arc::new(settings.limits.sds.clone()),
+        health: health.clone(),
+    };
+    for (name, listener) in sockets {
+        sds::serve(listener, &name, context.clone());
+    }
+    if ports.is_empty() {
+        return;
+    }
+    let acceptor = own::Tls::new(state, settings).start(state).await;
+    for (name, listener) in ports {
+        let callers = tls::incoming(listener, &name, acceptor.clone());
+        sds::serve_callers(callers, &name, context.clone());
     }
 }
 

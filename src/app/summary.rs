@@ -30,6 +30,7 @@ pub(super) fn summary(state: &State, settings: &Settings, addresses: &Addresses)
             vkey_path: data.join("ledger").join(&state.opened.log).join("vkey").display().to_string(),
         },
         sds: settings.sds.listen.iter().map(|s| socket(state, &s.name, s.path.as_path())).collect(),
+        sds_tcp: addresses.sds_tcp.iter().map(|port| (port.name.clone(), port.address)).collect(),
         http: addresses.http.map(|address| format!("http://{address}")),
         demo: Path::new("deploy/demo/run").exists(),
         notes: state.notes.clone(),

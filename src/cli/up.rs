@@ -27,6 +27,9 @@ pub struct Up {
     /// One more SDS socket, whose name is a fact for rules; repeatable
     #[arg(long = "sds-socket", value_name = "NAME=PATH", value_parser = socket)]
     sds_sockets: Vec<(String, PathBuf)>,
+    /// A TCP port for SDS with mutual TLS, whose name is a fact for rules; port 0 takes a free one; repeatable
+    #[arg(long = "sds-tcp", value_name = "NAME=ADDRESS", value_parser = port)]
+    sds_ports: Vec<(String, SocketAddr)>,
 }
 
 /// An address, or no HTTP at all.
@@ -49,6 +52,12 @@ fn socket(text: &str) -> Result<(String, PathBuf), String> {
     }
 }
 
+fn port(text: &str) -> Result<(String, SocketAddr), String> {
+    let read = text.split_once('=').and_then(|(name, address)| Some((name.to_owned(), address.parse().ok()?)));
+    read.filter(|(name, _)| !name.is_empty())
+        .ok_or_else(|| "write NAME=ADDRESS:PORT, such as mesh=0.0.0.0:8443".to_owned())
+}
+
 pub(crate) fn run(args: Up, context: &Context) -> Done {
     let data_dir = std::path::absolute(&context.data_dir)?;
     let sockets = args.sds_sockets.into_iter().map(|(name, path)| Ok((name, std::path::absolute(path)?)));
@@ -57,6 +66,7 @@ pub(crate) fn run(args: Up, context: &Context) -> Done {
         trust_domain: args.trust_domain,
         http: args.http.0,
         sockets: sockets.collect::<std::io::Result<_>>()?,
+        ports: args.sds_ports,
     };
     let mut settings = Settings::for_up(options).map_err(|mistakes| Failure::usage(mistakes.to_string()))?;
     // The screen says what an operator at a terminal wants to know; CHANCERY_LOG brings the rest.
@@ -79,6 +89,8 @@ pub struct UpSummary {
     pub ledger: LedgerSummary,
     /// SDS sockets, in the order of configuration.
     pub sds: Vec<SdsSummary>,
+    /// SDS ports with their names.
+    pub sds_tcp: Vec<(String, SocketAddr)>,
     /// The HTTP URL with its real port; absent when HTTP is off.
     pub http: Option<String>,
     /// Whether `deploy/demo/run` is there, seen from the working directory.
@@ -186,6 +198,9 @@ pub fn render(summary: &UpSummary, paint: Paint) -> String {
         };
         row("ready", &name, format!("unix:{}{you}", sds.path));
     }
+    for (name, address) in &summary.sds_tcp {
+        row("ready", &format!("SDS {name}"), format!("{address}   mutual TLS; rules with client = say who gets what"));
+    }
     if let Some(http) = &summary.http {
         row("ready", "HTTP", format!("{http}   bundle, ledger, health, metrics"));
     }
@@ -248,6 +263,7 @@ mod tests {
                 vkey_path: "./chancery-data/ledger/ca-2026/vkey".into(),
             },
             sds: vec![],
+            sds_tcp: vec![],
             http: None,
             demo: false,
             notes: vec![],
@@ -274,6 +290,7 @@ mod tests {
         again.ledger.origin = Origin::Kept;
         again.ledger.records = 1_204_551;
         again.sds.push(SdsSummary { name: "web".into(), path: "/srv/ca/web.sock".into(), own: Some((0, None)) });
+        again.sds_tcp.push(("mesh".into(), ([10, 0, 0, 7], 8443).into()));
         again.http = None;
         again.demo = false;
         again.notes = vec!["the last stop was unclean: 3 records were recovered".into()];
@@ -298,6 +315,8 @@ mod tests {
         assert_eq!(http("off"), Ok(Http(None)));
         assert!(http("8080").unwrap_err().contains("127.0.0.1:8080"));
         assert_eq!(socket("web=/run/web.sock"), Ok(("web".to_owned(), PathBuf::from("/run/web.sock"))));
+        assert_eq!(port("mesh=[::]:8443"), Ok(("mesh".to_owned(), "[::]:8443".parse().unwrap())));
+        assert!(port("mesh=8443").is_err() && port("=1.2.3.4:5").unwrap_err().contains("mesh=0.0.0.0:8443"));
         assert!(socket("/run/web.sock").is_err() && socket("=x").is_err());
     }
 }

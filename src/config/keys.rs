@@ -71,7 +71,10 @@ pub(super) const EXAMPLES: [&str; 1] = ["admin.operator"];
 pub(super) const TABLES: [(&str, &str); 12] = [
     ("", "The server as a whole."),
     ("keys", "The authorities' own keys, in `data_dir/keys`, each sealed."),
-    ("sds.listen", "The Unix sockets on which proxies get certificates; at least one."),
+    (
+        "sds.listen",
+        "Where proxies get certificates: a Unix socket, a TCP port with mutual TLS, or both under one name; at least one.",
+    ),
     ("sds.names", "What clients call the secrets. A SPIFFE ID and the trust domain's name are understood besides."),
     ("http", "Bundle, ledger checkpoints and hash tiles, health, metrics. All of it is public; none of it is secret."),
     ("admin", "The operator's API: `chancery cert`, `ca`, `policy`, `audit`, `status` ask there (docs/admin.md)."),
@@ -133,7 +136,7 @@ pub const KEYS: &[Key] = &[
         "path",
         "a path of at most 107 bytes",
         Required("\"/run/chancery/sds.sock\""),
-        "Where the socket is. Its directory must exist and belong to the server.",
+        "Where the Unix socket is. Its directory must exist and belong to the server. Left out, there is only `address`.",
         "A socket that another server has open is refused; one that is left over from a crash is replaced.",
     ),
     key(
@@ -143,6 +146,14 @@ pub const KEYS: &[Key] = &[
         Default("\"0660\""),
         "Who may connect. The policy decides who gets something; \"0666\" lets everybody ask.",
         "Too narrow: proxies of other users cannot connect. Too wide: strangers can connect, are refused, and fill the ledger with counted refusals.",
+    ),
+    key(
+        "sds.listen",
+        "address",
+        "an address and port",
+        Off("\"0.0.0.0:8443\""),
+        "Where proxies on other machines connect: TLS 1.3, and every client shows a certificate of this server's own (the first comes from `chancery cert issue`). Port 0 takes a free one, which `addresses.json` in `data_dir` names. The server shows `spiffe://TRUST-DOMAIN/chancery/server`, which it issues to itself.",
+        "A port in use is told at the start and nothing is started. Without a rule for `client` nobody gets anything here.",
     ),
     key(
         "sds.names",
@@ -423,6 +434,22 @@ pub const KEYS: &[Key] = &[
         Default("\"300s\""),
         "A connection without a stream is closed after this.",
         "Too long: idle connections count against `max_connections`.",
+    ),
+    key(
+        "limits",
+        "handshake_timeout",
+        "a span of time",
+        Default("\"10s\""),
+        "From a TCP connection to a client that is known; slower ones are cut off.",
+        "Too short: clients far away never get in. Too long: clients that never finish hold `max_handshakes` for longer.",
+    ),
+    key(
+        "limits",
+        "max_handshakes",
+        "a whole number, 2 or more",
+        Default("512"),
+        "TLS handshakes under way on one port; further connections wait in the system's queue. One address has half of them at most.",
+        "Too small: a restart with thousands of proxies takes longer. Too large: strangers who never finish take more memory.",
     ),
     key(
         "limits",

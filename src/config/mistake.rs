@@ -48,14 +48,25 @@ pub enum SettingError {
         "nobody could fetch a certificate: write [[sds.listen]] with name = \"sds\" and path = \"/run/chancery/sds.sock\""
     )]
     NoSocket,
-    /// TCP on SDS.
+    /// An address where a path belongs.
     #[error(
-        "an address, but SDS listens on Unix sockets, where the kernel says who asks: write a path such as /run/chancery/{name}.sock"
+        "an address, but this is for a path such as /run/chancery/{name}.sock: TCP is for address (--sds-tcp with up)"
     )]
     SocketAddress {
         /// The socket's name.
         name: String,
     },
+    /// Neither path nor address.
+    #[error(
+        "no place to listen: write path = \"/run/chancery/sds.sock\", or address = \"0.0.0.0:8443\" for TCP with mutual TLS"
+    )]
+    NoPlace,
+    /// Permission bits of what has none.
+    #[error("permission bits are for a Unix socket: write path as well, or leave mode out")]
+    ModeWithoutPath,
+    /// Two ports of one address.
+    #[error("another port has this address: write one for each")]
+    DuplicateAddress,
     /// Permission bits that are no octal number, or that let nobody in.
     #[error(
         "not the permission bits of a socket: write \"0660\" (owner and group) or \"0666\" (everybody; rules decide who gets what)"

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 pub mod files;
 mod keys;
+mod listen;
 mod mistake;
 mod operators;
 mod read;
@@ -18,6 +19,7 @@ pub mod reference;
 
 use crate::api::admin::Operators;
 use crate::api::sds::SdsLimits;
+use crate::api::tls::TlsLimits;
 use crate::feed::{FeedLimits, SdsNames};
 use crate::identity::TrustDomain;
 use crate::policy::ADMIN_SOCKET;
@@ -25,6 +27,8 @@ use crate::toml_reader::{Mistake, Mistakes};
 use crate::x509::KeyAlgorithm;
 
 pub use keys::{KEYS, Key, Presence};
+use listen::{DEFAULT_MODE, is_socket_name, port_problems, socket_problems};
+pub use listen::{SdsPort, SdsSettings, SdsSocket};
 pub use mistake::SettingError;
 
 /// The longest path of a Unix socket in bytes: `sun_path` has 108 with the closing zero; unix(7).
@@ -114,26 +118,6 @@ impl SealingKey {
     }
 }
 
-/// SDS sockets and names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SdsSettings {
-    /// The sockets; at least one.
-    pub listen: Vec<SdsSocket>,
-    /// What clients call the secrets.
-    pub names: SdsNames,
-}
-
-/// One SDS socket.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SdsSocket {
-    /// Its name: a fact for rules. Letters, digits, dots, dashes and underscores, so that it fits a SPIFFE ID.
-    pub name: String,
-    /// Where it is.
-    pub path: SocketPath,
-    /// Its permission bits.
-    pub mode: u32,
-}
-
 /// A path that fits a Unix socket's address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SocketPath(PathBuf);
@@ -177,6 +161,8 @@ pub struct Limits {
     pub feed: FeedLimits,
     /// Those of the SDS edge.
     pub sds: SdsLimits,
+    /// Those of TLS handshakes.
+    pub tls: TlsLimits,
     /// How long a stopping server waits for what is under way.
     pub drain: Duration,
 }
@@ -267,6 +253,8 @@ pub struct UpOptions {
     pub http: Option<SocketAddr>,
     /// Each `--sds-socket NAME=PATH`, beside the one that is always there.
     pub sockets: Vec<(String, PathBuf)>,
+    /// Each `--sds-tcp NAME=ADDRESS`.
+    pub ports: Vec<(String, SocketAddr)>,
 }
 
 impl Settings {
@@ -292,6 +280,11 @@ impl Settings {
             let path = path_of("--sds-socket", path, name);
             listen.extend(path.map(|path| SdsSocket { name: name.clone(), path, mode: DEFAULT_MODE }));
         }
+        let tcp: Vec<SdsPort> = options.ports.into_iter().map(|(name, address)| SdsPort { name, address }).collect();
+        for (index, problem) in port_problems(&tcp) {
+            let port = tcp.get(index).map(|port| format!("{}={}", port.name, port.address));
+            note(format!("--sds-tcp {}", port.unwrap_or_default()), problem);
+        }
         for (index, problem) in socket_problems(&listen, admin.as_ref()) {
             let socket = listen.get(index).map(|socket| format!("{}={}", socket.name, socket.path.0.display()));
             note(format!("--sds-socket {}", socket.unwrap_or_default()), problem);
@@ -305,7 +298,7 @@ impl Settings {
                 sealing_key: None,
                 data_dir: options.data_dir,
                 trust_domain: options.trust_domain,
-                sds: SdsSettings { listen, names: SdsNames::default() },
+                sds: SdsSettings { listen, tcp, names: SdsNames::default() },
                 http: options.http.map(|listen| HttpSettings { listen }),
                 admin: AdminSettings::private(admin),
                 ca: CaSettings::default(),
@@ -320,45 +313,20 @@ impl Settings {
     /// The names of all sockets as facts, `admin` among them: what a policy is read with.
     #[must_use]
     pub fn socket_names(&self) -> Vec<String> {
-        let sds = self.sds.listen.iter().map(|socket| socket.name.clone());
-        sds.chain([ADMIN_SOCKET.to_owned()]).collect()
+        let mut names: Vec<String> = self.sds.listen.iter().map(|socket| socket.name.clone()).collect();
+        // A port may share the name of a socket.
+        for port in &self.sds.tcp {
+            if !names.contains(&port.name) {
+                names.push(port.name.clone());
+            }
+        }
+        names.push(ADMIN_SOCKET.to_owned());
+        names
     }
 }
-
-/// The permission bits of a socket where nothing else is said.
-const DEFAULT_MODE: u32 = 0o660;
 
 /// The permission bits of the admin socket where nothing else is said.
 const ADMIN_MODE: u32 = 0o600;
-
-/// What is wrong with the sockets, each with its place in the list.
-fn socket_problems(listen: &[SdsSocket], admin: Option<&SocketPath>) -> Vec<(usize, SettingError)> {
-    let mut problems = Vec::new();
-    for (index, socket) in listen.iter().enumerate() {
-        let earlier = || listen.iter().take(index);
-        let name = &socket.name;
-        if !is_socket_name(name) {
-            problems.push((index, SettingError::SocketName));
-        } else if name == ADMIN_SOCKET {
-            problems.push((index, SettingError::ReservedName));
-        } else if earlier().any(|other| other.name == *name) {
-            problems.push((index, SettingError::DuplicateName));
-        }
-        if admin == Some(&socket.path) || earlier().any(|other| other.path == socket.path) {
-            problems.push((index, SettingError::DuplicatePath));
-        }
-    }
-    if listen.len() > MOST_SOCKETS {
-        problems.push((MOST_SOCKETS, SettingError::TooManySockets { count: listen.len() }));
-    }
-    problems
-}
-
-/// Whether a name can be a segment of an identity's path; SPIFFE-ID section 2.2.
-fn is_socket_name(name: &str) -> bool {
-    let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    name.len() <= LONGEST_SOCKET_NAME && name.chars().all(fits) && !name.chars().all(|c| c == '.')
-}
 
 /// Whether only this machine reaches an address.
 fn is_loopback(address: IpAddr) -> bool {
@@ -383,7 +351,12 @@ impl Default for LedgerSettings {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { feed: FeedLimits::default(), sds: SdsLimits::default(), drain: Duration::from_secs(10) }
+        Self {
+            feed: FeedLimits::default(),
+            sds: SdsLimits::default(),
+            tls: TlsLimits::default(),
+            drain: Duration::from_secs(10),
+        }
     }
 }
 

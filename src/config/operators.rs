@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use super::read::parse_mode;
+use super::listen::parse_mode;
 use super::{ADMIN_MODE, AdminSettings, MOST_OPERATORS, SettingError, SocketPath};
 use crate::api::admin::roles::{Grant, Operators, Role, Who};
 use crate::identity::TrustDomain;

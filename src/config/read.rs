@@ -8,13 +8,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{
-    AuthoritySettings, CaSettings, DAY, DEFAULT_MODE, HttpSettings, LedgerSettings, Limits, LogFormat, LogLevel,
-    LogSettings, MIB, SdsSettings, SdsSocket, SealingKey, SettingError, Settings, SocketPath, is_loopback, operators,
-    socket_problems,
+    AuthoritySettings, CaSettings, DAY, HttpSettings, LedgerSettings, Limits, LogFormat, LogLevel, LogSettings, MIB,
+    SealingKey, SettingError, Settings, is_loopback, listen, operators,
 };
 use crate::api::sds::SdsLimits;
-use crate::feed::{FeedLimits, SdsNames};
-use crate::identity::{LONGEST_ID, TrustDomain};
+use crate::api::tls::TlsLimits;
+use crate::feed::FeedLimits;
+use crate::identity::TrustDomain;
 use crate::toml_reader::{Document, Mistakes, Table, render_span};
 use crate::x509::profile::{AuthorityProfile, Profiles};
 
@@ -49,7 +49,7 @@ pub(super) fn read(document: &Document<'_>, base: &Path) -> Option<Settings> {
     let policy = root.text("policy").map_or_else(|| dir.join("policy.toml"), |path| base.join(path));
     let sealing_key = sealing_key(&root.table("keys"), base);
     let admin = operators::admin(&root.table("admin"), base, &dir, trust_domain.as_ref());
-    let sds = sds(&root.table("sds"), base, admin.as_ref().map(|admin| &admin.path));
+    let sds = listen::sds(&root.table("sds"), base, admin.as_ref().map(|admin| &admin.path));
     let http = http(&root.table("http"));
     let ca = ca(&root.table("ca"));
     let ledger = ledger(&root.table("ledger"));
@@ -81,68 +81,6 @@ fn sealing_key(table: &Table<'_, '_>, base: &Path) -> Option<SealingKey> {
     });
     table.done();
     found
-}
-
-fn sds(table: &Table<'_, '_>, base: &Path, admin: Option<&SocketPath>) -> SdsSettings {
-    let tables = table.tables("listen");
-    if tables.is_empty() && !table.has("listen") {
-        table.note("listen", &SettingError::NoSocket);
-    }
-    let mut listen = Vec::new();
-    let mut read = Vec::new();
-    for entry in &tables {
-        let name = entry.required_text("name", "name = \"sds\"");
-        let path = entry.required("path", "path = \"/run/chancery/sds.sock\"", |path| {
-            // An address is told before it is taken for a path below the base.
-            let name = name.unwrap_or("sds");
-            SocketPath::new(Path::new(path), name).and_then(|_| SocketPath::new(&base.join(path), name))
-        });
-        let mode = entry.parsed("mode", parse_mode).unwrap_or(DEFAULT_MODE);
-        entry.done();
-        if let (Some(name), Some(path)) = (name, path) {
-            listen.push(SdsSocket { name: name.to_owned(), path, mode });
-            read.push(entry);
-        }
-    }
-    for (index, problem) in socket_problems(&listen, admin) {
-        let key = if matches!(problem, SettingError::DuplicatePath) { "path" } else { "name" };
-        if let Some(entry) = read.get(index) {
-            entry.note(key, &problem);
-        }
-    }
-    let names = names(&table.table("names"));
-    table.done();
-    SdsSettings { listen, names }
-}
-
-/// Octal permission bits that let somebody connect (which needs the right to write; unix(7)).
-pub(super) fn parse_mode(text: &str) -> Result<u32, SettingError> {
-    let mode = u32::from_str_radix(text, 8).map_err(|_| SettingError::Mode)?;
-    if mode <= 0o777 && mode & 0o600 == 0o600 { Ok(mode) } else { Err(SettingError::Mode) }
-}
-
-fn names(table: &Table<'_, '_>) -> SdsNames {
-    let mut taken: Vec<String> = Vec::new();
-    let mut name = |key, default: String| {
-        let read = |text: &str| match text.len() {
-            1..=LONGEST_ID => Ok(text.to_owned()),
-            _ => Err(SettingError::SecretName),
-        };
-        let name = table.parsed(key, read).unwrap_or(default);
-        if taken.contains(&name) {
-            table.note(key, &SettingError::DuplicateSecret);
-        }
-        taken.push(name.clone());
-        name
-    };
-    let defaults = SdsNames::default();
-    let names = SdsNames {
-        default: name("default", defaults.default),
-        bundle: name("bundle", defaults.bundle),
-        all_bundles: name("all_bundles", defaults.all_bundles),
-    };
-    table.done();
-    names
 }
 
 fn http(table: &Table<'_, '_>) -> Option<HttpSettings> {
@@ -196,6 +134,7 @@ fn limits(table: &Table<'_, '_>) -> Limits {
     let limits = Limits {
         feed: feed_limits(table, default.feed),
         sds: sds_limits(table, default.sds),
+        tls: tls_limits(table, default.tls),
         drain: table.span("drain", Duration::ZERO..=HOUR).unwrap_or(default.drain),
     };
     table.done();
@@ -268,6 +207,13 @@ fn sds_limits(table: &Table<'_, '_>, default: SdsLimits) -> SdsLimits {
         table.note("max_request_bytes_per_caller", &SettingError::NoRoomForOneRequest);
     }
     limits
+}
+
+fn tls_limits(table: &Table<'_, '_>, default: TlsLimits) -> TlsLimits {
+    TlsLimits {
+        handshake_timeout: table.span("handshake_timeout", SECOND..=HOUR).unwrap_or(default.handshake_timeout),
+        max_handshakes: count(table, "max_handshakes", 2..=100_000, default.max_handshakes),
+    }
 }
 
 fn count(table: &Table<'_, '_>, key: &'static str, bounds: RangeInclusive<u32>, default: usize) -> usize {

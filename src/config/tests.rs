@@ -172,8 +172,27 @@ fn the_default_file_reads_and_shows_the_true_defaults() {
     let shown = settings(&format!("{uncommented}{remote}"));
     assert!(plain.http.is_none() && shown.http.is_some());
     // All that has a default of its own is the same written out as left out.
-    assert_eq!((shown.sds, shown.ca, shown.ledger), (plain.sds, plain.ca, plain.ledger));
+    assert_eq!((plain.sds.tcp.len(), shown.sds.tcp.len()), (0, 1));
+    assert_eq!((shown.sds.listen, shown.sds.names), (plain.sds.listen, plain.sds.names));
+    assert_eq!((shown.ca, shown.ledger), (plain.ca, plain.ledger));
     assert_eq!((shown.limits, shown.log, shown.data_dir), (plain.limits, plain.log, plain.data_dir));
+}
+
+#[test]
+fn an_entry_has_a_path_or_an_address_or_both() {
+    let head = "trust_domain = \"example.org\"\ndata_dir = \"/data\"\n";
+    let both = settings(&format!("{LEAST}address = \"0.0.0.0:8443\"\n"));
+    assert_eq!(both.sds.tcp, [SdsPort { name: "sds".to_owned(), address: "0.0.0.0:8443".parse().unwrap() }]);
+    assert_eq!(both.socket_names(), ["sds", "admin"]);
+    let only = settings(&format!("{head}[[sds.listen]]\nname = \"mesh\"\naddress = \"[::]:0\"\n"));
+    assert_eq!((only.sds.listen.len(), only.socket_names()), (0, vec!["mesh".to_owned(), "admin".to_owned()]));
+    check("address = \"8443\"", "not an address and port");
+    check("[[sds.listen]]\nname = \"x\"", "address = \"0.0.0.0:8443\" for TCP");
+    check("[[sds.listen]]\nname = \"x\"\naddress = \"1.2.3.4:5\"\nmode = \"0666\"", "leave mode out");
+    let twice = "address = \"1.2.3.4:5\"\n[[sds.listen]]\nname = \"x\"\naddress = \"1.2.3.4:5\"";
+    check(twice, "another port has this address");
+    check(&twice.replace(":5", ":0"), "fine");
+    check("[[sds.listen]]\nname = \"admin\"\naddress = \"1.2.3.4:5\"", "the admin socket's own name");
 }
 
 fn up(data_dir: &str, sockets: &[(&str, &str)]) -> Result<Settings, Mistakes> {
@@ -182,6 +201,7 @@ fn up(data_dir: &str, sockets: &[(&str, &str)]) -> Result<Settings, Mistakes> {
         trust_domain: TrustDomain::parse("example.org").unwrap(),
         http: Some("127.0.0.1:0".parse().unwrap()),
         sockets: sockets.iter().map(|(name, path)| ((*name).to_owned(), PathBuf::from(path))).collect(),
+        ports: Vec::new(),
     })
 }
 

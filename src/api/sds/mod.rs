@@ -20,14 +20,17 @@ mod versions;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tonic_health::server::HealthReporter;
 use tracing::warn;
 
 use crate::api::sds::accounts::Accounts;
-use crate::attest::unix_peer;
+use crate::api::tls::Connection;
+use crate::attest::{AttestError, unix_peer};
+use crate::caller::Caller;
 use crate::feed::Feed;
 use crate::tasks::Tasks;
 
@@ -131,13 +134,53 @@ pub fn serve(listener: UnixListener, socket: &str, context: SdsContext) -> JoinH
     })
 }
 
+/// Serves the attested connections that `incoming` brings, until there are no more: those of the TCP listener `socket`.
+pub fn serve_callers(mut incoming: mpsc::Receiver<Connection>, socket: &str, context: SdsContext) -> JoinHandle<()> {
+    let tasks = context.tasks.clone();
+    let socket: Arc<str> = socket.into();
+    tasks.clone().spawn("sds.callers", async move {
+        let room = Arc::new(Semaphore::new(context.limits.max_connections));
+        let accounts = Arc::new(Accounts::new(Arc::clone(&context.limits)));
+        let stopping = context.tasks.stopping();
+        loop {
+            let place = tokio::select! {
+                () = stopping.cancelled() => return,
+                place = Arc::clone(&room).acquire_owned() => place,
+            };
+            let connection = tokio::select! {
+                () = stopping.cancelled() => return,
+                connection = incoming.recv() => connection,
+            };
+            let Some(connection) = connection else { return };
+            let (context, socket, accounts) = (context.clone(), Arc::clone(&socket), Arc::clone(&accounts));
+            tasks.spawn("sds.connection", async move {
+                let _place = place;
+                let caller = connection.caller().clone();
+                identified(connection, Ok(caller), &socket, context, &accounts).await;
+            });
+        }
+    })
+}
+
 async fn accepted_one(stream: UnixStream, socket: &str, context: SdsContext, accounts: &Arc<Accounts>) {
     let peer = unix_peer::attest(&stream, socket);
     if let Err(why) = &peer {
         warn!(socket, %why, "a caller could not be identified");
         context.feed.source().unattested(socket, why).await;
     }
-    let account = peer.as_ref().map_or_else(|_| format!("unattested:{socket}"), crate::caller::Caller::account);
+    identified(stream, peer, socket, context, accounts).await;
+}
+
+async fn identified<I>(
+    stream: I,
+    peer: Result<Caller, AttestError>,
+    socket: &str,
+    context: SdsContext,
+    accounts: &Arc<Accounts>,
+) where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let account = peer.as_ref().map_or_else(|_| format!("unattested:{socket}"), Caller::account);
     let Some(counted) = accounts.enter(&account) else {
         warn!(socket, caller = ?peer.map(|caller| caller.label()), limit = context.limits.max_connections_per_caller,
             "a caller has too many connections (max_connections_per_caller); this one is closed");
