@@ -9,6 +9,7 @@ pub mod addresses;
 pub mod backend;
 pub mod directory;
 mod hands;
+mod listeners;
 pub mod notify;
 mod own;
 pub mod projection;
@@ -18,23 +19,22 @@ mod state;
 mod summary;
 mod web;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tokio::net::{TcpListener, UnixListener};
 use tonic_health::server::HealthReporter;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
+use crate::api::admin;
 use crate::api::http::{self, HttpLimits};
-use crate::api::{admin, sds, tls};
 use crate::config::Settings;
 use crate::feed::Feed;
 use crate::rotation;
 
-use addresses::{Addresses, AddressesFile, SdsAddress, SdsTcpAddress};
+use addresses::{Addresses, AddressesFile};
 use backend::{AppBackend, AppLedger};
 use hands::AppHands;
+use listeners::{Listeners, remove_sockets};
 use state::State;
 use summary::summary;
 use web::Web;
@@ -46,10 +46,7 @@ pub struct Bound {
     state: State,
     settings: Settings,
     feed: Feed,
-    sds: Vec<(String, UnixListener)>,
-    ports: Vec<(String, TcpListener)>,
-    admin: UnixListener,
-    http: Option<TcpListener>,
+    listeners: Listeners,
     addresses: Addresses,
 }
 
@@ -65,55 +62,14 @@ impl std::fmt::Debug for Bound {
 /// [`AppError`]; what was made stays, and the next start goes on from there.
 pub async fn build(settings: Settings) -> Result<Bound, AppError> {
     let state = State::open(&settings).await?;
-    let built = bind(&settings, &state).await;
-    match built {
-        Ok((feed, sds, ports, admin, http, addresses)) => {
-            Ok(Bound { state, settings, feed, sds, ports, admin, http, addresses })
-        }
+    let feed = state.feed(&settings).await;
+    match Listeners::bind(&settings).await {
+        Ok((listeners, addresses)) => Ok(Bound { state, settings, feed, listeners, addresses }),
         Err(failure) => {
             state.close(settings.limits.drain).await;
-            Err(failure)
+            Err(failure.into())
         }
     }
-}
-
-type Listeners =
-    (Feed, Vec<(String, UnixListener)>, Vec<(String, TcpListener)>, UnixListener, Option<TcpListener>, Addresses);
-
-async fn bind(settings: &Settings, state: &State) -> Result<Listeners, AppError> {
-    let feed = state.feed(settings).await;
-    let mut sds = Vec::new();
-    for socket in &settings.sds.listen {
-        sds.push((socket.name.clone(), sockets::unix(socket.path.as_path(), socket.mode)?));
-    }
-    let (mut ports, mut sds_tcp) = (Vec::new(), Vec::new());
-    for port in &settings.sds.tcp {
-        let listener = sockets::tcp(port.address).await?;
-        let address = listener.local_addr().unwrap_or(port.address);
-        sds_tcp.push(SdsTcpAddress { name: port.name.clone(), address });
-        ports.push((port.name.clone(), listener));
-    }
-    let admin = sockets::unix(settings.admin.path.as_path(), settings.admin.mode)?;
-    let http = match &settings.http {
-        Some(http) => Some(sockets::tcp(http.listen).await?),
-        None => None,
-    };
-    let local = http.as_ref().and_then(|listener| listener.local_addr().ok());
-    let addresses = Addresses {
-        schema: addresses::SCHEMA,
-        pid: std::process::id(),
-        trust_domain: settings.trust_domain.clone(),
-        http: local,
-        admin: settings.admin.path.as_path().to_owned(),
-        sds: settings
-            .sds
-            .listen
-            .iter()
-            .map(|socket| SdsAddress { name: socket.name.clone(), path: socket.path.as_path().to_owned() })
-            .collect(),
-        sds_tcp,
-    };
-    Ok((feed, sds, ports, admin, http, addresses))
 }
 
 impl Bound {
@@ -134,12 +90,12 @@ impl Bound {
     /// # Errors
     /// When a listener or the ledger could not be served or closed.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), AppError> {
-        let Self { mut state, settings, feed, sds, ports, admin, http, addresses } = self;
+        let Self { mut state, settings, feed, listeners, addresses } = self;
         let stopping = state.tasks.stopping();
         let mut health = HealthReporter::new();
         let backend = Arc::new(AppBackend::new(&state, feed.clone(), &settings, &addresses));
 
-        serve_sds(&state, &settings, (&feed, &health), sds, ports).await;
+        let (admin, remote, http) = listeners.serve(&state, &settings, (&feed, &health)).await;
         let service = admin::AdminService::new(admin::Sources {
             backend,
             hands: Arc::new(AppHands::new(&state, feed.clone())),
@@ -152,7 +108,7 @@ impl Bound {
             own_uid: nix::unistd::geteuid().as_raw(),
             stopping: stopping.clone(),
         });
-        let serving = admin::serve(admin, None, service, health.clone(), stopping.clone());
+        let serving = admin::serve(admin, remote, service, health.clone(), stopping.clone());
         state.tasks.spawn("admin", async move {
             if let Err(failure) = serving.await {
                 error!(error = %failure, "the admin socket is not served any more");
@@ -186,45 +142,8 @@ impl Bound {
         // Whoever watches health is told, and its stream ends: it would take the whole drain otherwise.
         health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
         health.clear_service_status("").await;
-        for socket in &settings.sds.listen {
-            remove_socket(socket.path.as_path());
-        }
-        remove_socket(settings.admin.path.as_path());
+        remove_sockets(&settings);
         state.close(settings.limits.drain).await;
         Ok(())
-    }
-}
-
-/// Serves SDS on every Unix socket and TCP port. The server gets its own certificate only where there is a port.
-async fn serve_sds(
-    state: &State,
-    settings: &Settings,
-    (feed, health): (&Feed, &HealthReporter),
-    sockets: Vec<(String, UnixListener)>,
-    ports: Vec<(String, TcpListener)>,
-) {
-    let context = sds::SdsContext {
-        feed: feed.clone(),
-        tasks: state.tasks.clone(),
-        limits: Arc::new(settings.limits.sds.clone()),
-        health: health.clone(),
-    };
-    for (name, listener) in sockets {
-        sds::serve(listener, &name, context.clone());
-    }
-    if ports.is_empty() {
-        return;
-    }
-    let acceptor = own::Tls::new(state, settings).start(state).await;
-    for (name, listener) in ports {
-        let callers = tls::incoming(listener, &name, acceptor.clone());
-        sds::serve_callers(callers, &name, context.clone());
-    }
-}
-
-/// A socket that stays is harmless: the next start replaces it.
-fn remove_socket(path: &Path) {
-    if let Err(error) = std::fs::remove_file(path) {
-        warn!(path = %path.display(), %error, "a socket could not be removed");
     }
 }
