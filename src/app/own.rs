@@ -45,44 +45,32 @@ pub(super) enum OwnError {
     NoKey,
 }
 
-/// Everything that TCP listeners need.
-#[derive(Debug)]
-pub(super) struct Tls {
-    acceptor: Acceptor,
-    own: Own,
-    stopping: CancellationToken,
-}
-
-impl Tls {
-    /// For this server; nothing is issued before [`Tls::start`].
-    pub(super) fn new(state: &State, settings: &Settings) -> Self {
-        let identity = ServerIdentity::default();
-        let parts = TlsParts {
-            street: state.street.clone(),
-            store: Arc::clone(&state.store),
-            trust_domain: settings.trust_domain.clone(),
-            identity: identity.clone(),
-            clock: state.clock.clone(),
-            tasks: state.tasks.clone(),
-            limits: settings.limits.tls,
-        };
-        let own = Own {
-            street: state.street.clone(),
-            clock: state.clock.clone(),
-            entropy: state.entropy.clone(),
-            trust_domain: settings.trust_domain.clone(),
-            identity,
-        };
-        Self { acceptor: Acceptor::new(parts), own, stopping: state.tasks.stopping() }
+/// The acceptor of every TCP listener, with a certificate to show that is kept fresh from here on; nothing where the
+/// settings name no such listener.
+pub(super) async fn acceptor(state: &State, settings: &Settings) -> Option<Acceptor> {
+    if settings.sds.tcp.is_empty() && settings.admin.listen.is_none() {
+        return None;
     }
-
-    /// Gets the first certificate, so that the first client is answered, and keeps it fresh from then on.
-    pub(super) async fn start(self, state: &State) -> Acceptor {
-        let Self { acceptor, own, stopping } = self;
-        let first = own.issue(None).await;
-        state.tasks.spawn("app.own_certificate", own.keep(first, stopping));
-        acceptor
-    }
+    let identity = ServerIdentity::default();
+    let own = Own {
+        street: state.street.clone(),
+        clock: state.clock.clone(),
+        entropy: state.entropy.clone(),
+        trust_domain: settings.trust_domain.clone(),
+        identity: identity.clone(),
+    };
+    // The first client is answered; where this fails, the task tries again.
+    let first = own.issue(None).await;
+    state.tasks.spawn("app.own_certificate", own.keep(first, state.tasks.stopping()));
+    Some(Acceptor::new(TlsParts {
+        street: state.street.clone(),
+        store: Arc::clone(&state.store),
+        trust_domain: settings.trust_domain.clone(),
+        identity,
+        clock: state.clock.clone(),
+        tasks: state.tasks.clone(),
+        limits: settings.limits.tls,
+    }))
 }
 
 /// Gets and renews the certificate.
