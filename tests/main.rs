@@ -8,6 +8,7 @@
 )]
 #![allow(unreachable_pub, reason = "the harness is one program with its suites")]
 
+mod admin;
 mod crash;
 mod disk;
 mod envoy;

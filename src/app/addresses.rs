@@ -31,6 +31,9 @@ pub struct Addresses {
     pub http: Option<SocketAddr>,
     /// The admin socket.
     pub admin: PathBuf,
+    /// The admin port; absent when there is none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub admin_tcp: Option<SocketAddr>,
     /// The SDS sockets, in the order of configuration.
     pub sds: Vec<SdsAddress>,
     /// The SDS ports with their real addresses, in the order of configuration.
@@ -136,6 +139,7 @@ mod tests {
             trust_domain: TrustDomain::parse("example.org").unwrap(),
             http: Some(([127, 0, 0, 1], 80).into()),
             admin: "/a".into(),
+            admin_tcp: Some(([127, 0, 0, 1], 82).into()),
             sds: vec![SdsAddress { name: "sds".into(), path: "/b".into() }],
             sds_tcp: vec![SdsTcpAddress { name: "mesh".into(), address: ([127, 0, 0, 1], 81).into() }],
         };

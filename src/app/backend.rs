@@ -100,8 +100,9 @@ fn listeners(addresses: &Addresses) -> Vec<pb::Listener> {
         addresses.sds.iter().map(|socket| listener("sds", &socket.name, format!("unix:{}", socket.path.display())));
     let tcp = addresses.sds_tcp.iter().map(|port| listener("sds", &port.name, format!("tls://{}", port.address)));
     let admin = listener("admin", "admin", format!("unix:{}", addresses.admin.display()));
+    let port = addresses.admin_tcp.map(|address| listener("admin", "admin", format!("tls://{address}")));
     let http = addresses.http.map(|address| listener("http", "http", format!("http://{address}")));
-    sds.chain(tcp).chain([admin]).chain(http).collect()
+    sds.chain(tcp).chain([admin]).chain(port).chain(http).collect()
 }
 
 /// What keeps certificates from being issued, each a sentence with its remedy.

@@ -10,6 +10,7 @@ pub mod backend;
 mod change;
 pub mod directory;
 mod hands;
+mod listeners;
 pub mod notify;
 mod own;
 pub mod projection;
@@ -21,14 +22,13 @@ mod state;
 mod summary;
 mod web;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tokio::net::{TcpListener, UnixListener};
 use tonic_health::server::HealthReporter;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
+use crate::api::admin;
 use crate::api::http::{self, HttpLimits};
 use crate::api::tls::{self, Acceptor};
 use crate::api::{admin, sds};
@@ -36,11 +36,12 @@ use crate::config::Settings;
 use crate::feed::Feed;
 use crate::rotation;
 
-use addresses::{Addresses, AddressesFile, SdsAddress, SdsTcpAddress};
+use addresses::{Addresses, AddressesFile};
 use backend::{AppBackend, AppLedger};
 use change::AppChanges;
 use hands::AppHands;
 use reload::{Configuration, Live, Reloader};
+use listeners::{Listeners, remove_sockets};
 use state::State;
 use summary::summary;
 use web::Web;
@@ -52,10 +53,7 @@ pub struct Bound {
     state: State,
     settings: Settings,
     feed: Feed,
-    sds: Vec<(String, UnixListener)>,
-    ports: Vec<(String, TcpListener)>,
-    admin: UnixListener,
-    http: Option<TcpListener>,
+    listeners: Listeners,
     addresses: Addresses,
     configuration: Option<Configuration>,
 }
@@ -77,50 +75,14 @@ pub async fn build(settings: Settings) -> Result<Bound, AppError> {
         Ok((feed, sds, ports, admin, http, addresses)) => {
             Ok(Bound { state, settings, feed, sds, ports, admin, http, addresses, configuration: None })
         }
+    let feed = state.feed(&settings).await;
+    match Listeners::bind(&settings).await {
+        Ok((listeners, addresses)) => Ok(Bound { state, settings, feed, listeners, addresses }),
         Err(failure) => {
             state.close(settings.limits.drain).await;
-            Err(failure)
+            Err(failure.into())
         }
     }
-}
-
-type Listeners =
-    (Feed, Vec<(String, UnixListener)>, Vec<(String, TcpListener)>, UnixListener, Option<TcpListener>, Addresses);
-
-async fn bind(settings: &Settings, state: &State) -> Result<Listeners, AppError> {
-    let feed = state.feed(settings).await;
-    let mut sds = Vec::new();
-    for socket in &settings.sds.listen {
-        sds.push((socket.name.clone(), sockets::unix(socket.path.as_path(), socket.mode)?));
-    }
-    let (mut ports, mut sds_tcp) = (Vec::new(), Vec::new());
-    for port in &settings.sds.tcp {
-        let listener = sockets::tcp(port.address).await?;
-        let address = listener.local_addr().unwrap_or(port.address);
-        sds_tcp.push(SdsTcpAddress { name: port.name.clone(), address });
-        ports.push((port.name.clone(), listener));
-    }
-    let admin = sockets::unix(settings.admin.path.as_path(), settings.admin.mode)?;
-    let http = match &settings.http {
-        Some(http) => Some(sockets::tcp(http.listen).await?),
-        None => None,
-    };
-    let local = http.as_ref().and_then(|listener| listener.local_addr().ok());
-    let addresses = Addresses {
-        schema: addresses::SCHEMA,
-        pid: std::process::id(),
-        trust_domain: settings.trust_domain.clone(),
-        http: local,
-        admin: settings.admin.path.as_path().to_owned(),
-        sds: settings
-            .sds
-            .listen
-            .iter()
-            .map(|socket| SdsAddress { name: socket.name.clone(), path: socket.path.as_path().to_owned() })
-            .collect(),
-        sds_tcp,
-    };
-    Ok((feed, sds, ports, admin, http, addresses))
 }
 
 impl Bound {
@@ -148,6 +110,7 @@ impl Bound {
     /// When a listener or the ledger could not be served or closed.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), AppError> {
         let Self { mut state, settings, feed, sds, ports, admin, http, addresses, configuration } = self;
+        let Self { mut state, settings, feed, listeners, addresses } = self;
         let stopping = state.tasks.stopping();
         let mut health = HealthReporter::new();
         let operators = Arc::new(ArcSwap::from_pointee(settings.admin.operators.clone()));
@@ -155,6 +118,7 @@ impl Bound {
         let reloader = Reloader::new(&state, &settings, configuration, live);
         let backend = Arc::new(AppBackend::new(&state, feed.clone(), &settings, &addresses, reloader.clone()));
 
+        let (admin, remote, http) = listeners.serve(&state, &settings, (&feed, &health)).await;
         let acceptor = own::acceptor(&state, &settings).await;
         serve_sds(&state, &settings, (&feed, &health), sds, acceptor.map(|acceptor| (acceptor, ports)));
         let service = admin::AdminService::new(admin::Sources {
@@ -170,7 +134,7 @@ impl Bound {
             own_uid: nix::unistd::geteuid().as_raw(),
             stopping: stopping.clone(),
         });
-        let serving = admin::serve(admin, None, service, health.clone(), stopping.clone());
+        let serving = admin::serve(admin, remote, service, health.clone(), stopping.clone());
         state.tasks.spawn("admin", async move {
             if let Err(failure) = serving.await {
                 error!(error = %failure, "the admin socket is not served any more");
@@ -198,10 +162,7 @@ impl Bound {
         // Whoever watches health is told, and its stream ends: it would take the whole drain otherwise.
         health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
         health.clear_service_status("").await;
-        for socket in &settings.sds.listen {
-            remove_socket(socket.path.as_path());
-        }
-        remove_socket(settings.admin.path.as_path());
+        remove_sockets(&settings);
         state.close(settings.limits.drain).await;
         Ok(())
     }
