@@ -283,7 +283,7 @@ impl TileDir {
             let path = self.directory.join(TileName { width, ..expected.name }.path());
             // It may go while we look, when a server runs.
             let narrow = self.disk.read(&path).map_err(LedgerError::io("reading a tile", &path))?;
-            if !narrow.is_none_or(|tile| expected.narrower(width) == Some(&tile)) {
+            if narrow.is_some_and(|tile| expected.narrower(width) != Some(&tile)) {
                 return Err(wrong(&path));
             }
         }
