@@ -239,13 +239,9 @@ impl Running {
         let payload = bundles.payload(&SecretRef::Bundle(TrustDomain::parse("example.org").unwrap())).unwrap();
         let secret = Secret::decode(payload.secret.clone()).unwrap();
         let Some(secret::Type::ValidationContext(context)) = secret.r#type else { panic!("{secret:?}") };
-        let bytes = |source: Option<crate::proto::envoy::config::core::v3::DataSource>| match source
-            .unwrap()
-            .specifier
-            .unwrap()
-        {
-            Specifier::InlineBytes(bytes) => bytes,
-            other => panic!("{other:?}"),
+        let bytes = |source: Option<crate::proto::envoy::config::core::v3::DataSource>| {
+            let Some(Specifier::InlineBytes(bytes)) = source.unwrap().specifier else { panic!("not inline") };
+            bytes
         };
         (payload.version.to_string(), bytes(context.trusted_ca), bytes(context.crl))
     }
