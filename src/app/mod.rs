@@ -27,8 +27,6 @@ use tracing::{error, info};
 
 use crate::api::admin;
 use crate::api::http::{self, HttpLimits};
-use crate::api::tls::{self, Acceptor};
-use crate::api::{admin, sds};
 use crate::config::Settings;
 use crate::feed::Feed;
 use crate::rotation;
@@ -98,8 +96,6 @@ impl Bound {
         let backend = Arc::new(AppBackend::new(&state, feed.clone(), &settings, &addresses));
 
         let (admin, remote, http) = listeners.serve(&state, &settings, (&feed, &health)).await;
-        let acceptor = own::acceptor(&state, &settings).await;
-        serve_sds(&state, &settings, (&feed, &health), sds, acceptor.map(|acceptor| (acceptor, ports)));
         let service = admin::AdminService::new(admin::Sources {
             backend,
             hands: Arc::new(AppHands::new(&state, feed.clone())),
@@ -149,36 +145,5 @@ impl Bound {
         remove_sockets(&settings);
         state.close(settings.limits.drain).await;
         Ok(())
-    }
-}
-
-/// Serves SDS on every Unix socket and TCP port.
-fn serve_sds(
-    state: &State,
-    settings: &Settings,
-    (feed, health): (&Feed, &HealthReporter),
-    sockets: Vec<(String, UnixListener)>,
-    ports: Option<(Acceptor, Vec<(String, TcpListener)>)>,
-) {
-    let context = sds::SdsContext {
-        feed: feed.clone(),
-        tasks: state.tasks.clone(),
-        limits: Arc::new(settings.limits.sds.clone()),
-        health: health.clone(),
-    };
-    for (name, listener) in sockets {
-        sds::serve(listener, &name, context.clone());
-    }
-    let Some((acceptor, ports)) = ports else { return };
-    for (name, listener) in ports {
-        let callers = tls::incoming(listener, &name, acceptor.clone());
-        sds::serve_callers(callers, &name, context.clone());
-    }
-}
-
-/// A socket that stays is harmless: the next start replaces it.
-fn remove_socket(path: &Path) {
-    if let Err(error) = std::fs::remove_file(path) {
-        warn!(path = %path.display(), %error, "a socket could not be removed");
     }
 }
