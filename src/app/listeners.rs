@@ -86,8 +86,7 @@ impl Listeners {
             sds::serve(listener, &name, context.clone());
         }
         let mut remote = None;
-        if !self.ports.is_empty() || self.admin_port.is_some() {
-            let acceptor = own::Tls::new(state, settings).start(state).await;
+        if let Some(acceptor) = own::acceptor(state, settings).await {
             for (name, listener) in self.ports {
                 let callers = tls::incoming(listener, &name, acceptor.clone());
                 sds::serve_callers(callers, &name, context.clone());

@@ -30,8 +30,6 @@ use tracing::{error, info};
 
 use crate::api::admin;
 use crate::api::http::{self, HttpLimits};
-use crate::api::tls::{self, Acceptor};
-use crate::api::{admin, sds};
 use crate::config::Settings;
 use crate::feed::Feed;
 use crate::rotation;
@@ -119,8 +117,6 @@ impl Bound {
         let backend = Arc::new(AppBackend::new(&state, feed.clone(), &settings, &addresses, reloader.clone()));
 
         let (admin, remote, http) = listeners.serve(&state, &settings, (&feed, &health)).await;
-        let acceptor = own::acceptor(&state, &settings).await;
-        serve_sds(&state, &settings, (&feed, &health), sds, acceptor.map(|acceptor| (acceptor, ports)));
         let service = admin::AdminService::new(admin::Sources {
             backend,
             hands: Arc::new(AppHands::new(&state, feed.clone())),
