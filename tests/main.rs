@@ -17,6 +17,7 @@ mod harness;
 mod http;
 mod layering;
 mod ledger;
+mod mtls;
 mod pki;
 mod sds;
 mod secrets;

@@ -9,6 +9,7 @@ pub mod envoy;
 pub mod http;
 pub mod ledger;
 pub mod load;
+pub mod mtls;
 pub mod policy;
 pub mod process;
 pub mod sds;
