@@ -20,6 +20,7 @@ mod layering;
 mod ledger;
 mod mass;
 mod moved_time;
+mod mtls;
 mod pki;
 mod probe;
 mod reload;

@@ -3,6 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -14,6 +15,8 @@ use tracing::info;
 use crate::ca::standing::{Barred, Standing};
 use crate::caller::{Caller, Evidence};
 use crate::clock::Clock;
+
+const SECOND: Duration = Duration::from_secs(1);
 
 /// Why a connection was ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,7 +39,8 @@ pub(super) async fn ended(caller: Caller, standing: Standing, clock: Clock) -> E
     };
     let expired = async {
         match not_after {
-            Some(not_after) => clock.sleep_until(not_after).await,
+            // The last second of its validity is a whole one (RFC 5280 section 4.1.2.5), at a handshake too.
+            Some(not_after) => clock.sleep_until(not_after + SECOND).await,
             None => std::future::pending().await,
         }
     };
