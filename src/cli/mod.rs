@@ -98,7 +98,7 @@ enum Command {
     /// Says whether the server is well, in a few lines
     Status,
     /// Looks for what is wrong with an installation, with or without its server
-    Doctor,
+    Doctor(doctor::Doctor),
     /// The configuration file: check, default
     #[command(subcommand)]
     Config(config_file::Config),
@@ -170,7 +170,7 @@ fn dispatch(command: Command, context: &Context) -> Done {
         Command::Audit(command) => client_side(command.run(context)),
         Command::Probe(args) => client_side(probe::run(args, context)),
         Command::Status => client_side(status::run(context)),
-        Command::Doctor => client_side(doctor::run(context)),
+        Command::Doctor(args) => client_side(doctor::run(args, context)),
         Command::Config(command) => command.run(context),
         Command::Completions(args) => shell::completions(&args),
         Command::Man(args) => shell::man(&args, context),
