@@ -2,11 +2,15 @@
 //!
 //! Every check says what it found and, where something is wrong, what to do. It changes nothing.
 
+mod envoy;
+mod host;
+
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use clap::Args;
 use nix::sys::statvfs::statvfs;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -29,6 +33,14 @@ const SOON: time::Duration = time::Duration::days(7);
 
 /// The most files whose permissions are looked at.
 const MOST_FILES: usize = 10_000;
+
+/// `doctor`.
+#[derive(Debug, Default, Args)]
+pub struct Doctor {
+    /// An Envoy configuration (YAML or JSON) to look at as well; repeatable
+    #[arg(long, value_name = "FILE")]
+    envoy: Vec<PathBuf>,
+}
 
 /// How a check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,16 +84,21 @@ impl DoctorOutput {
     }
 }
 
-pub(crate) async fn run(context: &Context) -> Done {
+pub(crate) async fn run(args: Doctor, context: &Context) -> Done {
     let mut output = DoctorOutput::default();
     if directory(&context.data_dir, &mut output) {
         files(&context.data_dir, &mut output);
+        host::writable(&context.data_dir, &mut output);
+        host::clock(&context.data_dir, context.screen.now(), &mut output);
         sockets(&context.data_dir, &mut output);
         space(&context.data_dir, &mut output);
         policy(&context.data_dir, &mut output);
         ledger(&context.data_dir.join("ledger"), &mut output);
     }
     server(context, &mut output).await;
+    for file in &args.envoy {
+        envoy::check(file, &mut output);
+    }
     context.screen.show(&output, |output| doctor_screen(output, context.screen.paint))?;
     if output.wrong() == 0 { Ok(()) } else { Err(Failure::said(Exit::Failed)) }
 }
@@ -148,10 +165,9 @@ fn sockets(data_dir: &Path, output: &mut DoctorOutput) {
     if let Some(addresses) = client::addresses(data_dir) {
         paths = addresses.sds.into_iter().map(|sds| sds.path).chain([addresses.admin]).collect();
     }
-    // A socket is bound under a name that is four bytes longer before it gets its own.
     let long: Vec<String> = paths
         .iter()
-        .filter(|path| path.as_os_str().len() + 4 > LONGEST_SOCKET_PATH)
+        .filter(|path| path.as_os_str().len() > LONGEST_SOCKET_PATH)
         .map(|path| path.display().to_string())
         .collect();
     if long.is_empty() {
@@ -248,7 +264,12 @@ async fn server(context: &Context, output: &mut DoctorOutput) {
         Err(status) => output.add("server", Finding::Wrong, status.message()),
     }
     match admin.list_authorities(pb::ListAuthoritiesRequest {}).await {
-        Ok(list) => authorities(&list.into_inner(), context.screen.now(), output),
+        Ok(list) => {
+            let (list, now) = (list.into_inner(), context.screen.now());
+            authorities(&list, now, output);
+            revocation_lists(&list, now, output);
+            bundles(&list, output);
+        }
         Err(status) => output.add("authorities", Finding::Skipped, status.message()),
     }
 }
@@ -273,6 +294,61 @@ fn authorities(list: &pb::AuthorityList, now: OffsetDateTime, output: &mut Docto
     }
     if !fine.is_empty() {
         output.add("authorities", Finding::Ok, fine.join(", "));
+    }
+}
+
+/// A root without a list, or a list that has ended, makes every handshake below it fail.
+fn revocation_lists(list: &pb::AuthorityList, now: OffsetDateTime, output: &mut DoctorOutput) {
+    const CHECK: &str = "revocation lists";
+    let mut fine = Vec::new();
+    for one in list.authorities.iter().filter(|one| matches!(one.state.as_str(), "active" | "prepared" | "retiring")) {
+        let Some(crl) = &one.crl else {
+            let remedy = format!(
+                "{} has no CRL: once another authority has one, Envoy refuses everyone below it; restart the server, which \
+                 signs one, and look at chancery status",
+                one.name
+            );
+            output.add(CHECK, Finding::Wrong, remedy);
+            continue;
+        };
+        let ends = relative(&crl.next_update, now);
+        match crl.state.as_str() {
+            "fresh" => fine.push(format!("{} {ends}", one.name)),
+            "expired" => {
+                let remedy = format!(
+                    "the CRL of {} expired {ends}: handshakes with it fail; chancery status says why",
+                    one.name
+                );
+                output.add(CHECK, Finding::Wrong, remedy);
+            }
+            _ => {
+                let remedy = format!(
+                    "the CRL of {} ends {ends} and should have been signed again: chancery status says why it was not",
+                    one.name
+                );
+                output.add(CHECK, Finding::Wrong, remedy);
+            }
+        }
+    }
+    if !fine.is_empty() {
+        output.add(CHECK, Finding::Ok, format!("end: {}", fine.join(", ")));
+    }
+}
+
+/// A proxy that has not acknowledged a root in force refuses peers below it.
+fn bundles(list: &pb::AuthorityList, output: &mut DoctorOutput) {
+    const CHECK: &str = "bundle";
+    for root in list.authorities.iter().filter(|one| one.level == "root" && one.state == "active") {
+        if root.held_by < root.proxies {
+            let remedy = format!(
+                "{} of {} proxies have acknowledged a bundle with {}: the others refuse peers below it; chancery_sds_* \
+                 metrics and Envoy's update_rejected show who refused, a proxy that takes no bundle from here is no fault",
+                root.held_by, root.proxies, root.name
+            );
+            output.add(CHECK, Finding::Note, remedy);
+        } else if root.proxies > 0 {
+            output.add(CHECK, Finding::Ok, format!("{} is held by all {} proxies", root.name, root.proxies));
+        }
     }
 }
 
@@ -313,7 +389,7 @@ mod tests {
             not_after: until.into(),
             ..pb::Authority::default()
         };
-        let list = pb::AuthorityList {
+        let mut list = pb::AuthorityList {
             authorities: vec![
                 authority("root 1", "2026-11-24T00:00:00Z", "2036-11-24T00:00:00Z"),
                 authority("issuing 1", "2026-11-20T00:00:00Z", "2026-11-25T00:00:00Z"),
@@ -321,6 +397,21 @@ mod tests {
             ],
         };
         authorities(&list, datetime!(2026-11-23 13:00 UTC), &mut output);
+        let crl = |state: &str, next_update: &str| {
+            Some(pb::Crl { state: state.into(), next_update: next_update.into(), ..pb::Crl::default() })
+        };
+        for (one, crl) in list.authorities.iter_mut().zip([
+            None,
+            crl("expired", "2026-11-23T12:00:00Z"),
+            crl("fresh", "2026-11-30T12:00:00Z"),
+        ]) {
+            one.crl = crl;
+        }
+        revocation_lists(&list, datetime!(2026-11-23 13:00 UTC), &mut output);
+        if let Some(root) = list.authorities.first_mut() {
+            (root.level, root.held_by, root.proxies) = ("root".into(), 3, 4);
+        }
+        bundles(&list, &mut output);
         output.add("server", Finding::Skipped, "no server runs here");
         golden::check("doctor.txt", &doctor_screen(&output, Paint::PLAIN));
     }

@@ -102,6 +102,7 @@ enum Command {
     Doctor,
     /// Has the server read its policy and configuration files again
     Reload,
+    Doctor(doctor::Doctor),
     /// The configuration file: check, default
     #[command(subcommand)]
     Config(config_file::Config),
@@ -175,6 +176,7 @@ fn dispatch(command: Command, context: &Context) -> Done {
         Command::Status => client_side(status::run(context)),
         Command::Doctor => client_side(doctor::run(context)),
         Command::Reload => client_side(reload::run(context)),
+        Command::Doctor(args) => client_side(doctor::run(args, context)),
         Command::Config(command) => command.run(context),
         Command::Completions(args) => shell::completions(&args),
         Command::Man(args) => shell::man(&args, context),
