@@ -38,8 +38,8 @@ use addresses::{Addresses, AddressesFile};
 use backend::{AppBackend, AppLedger};
 use change::AppChanges;
 use hands::AppHands;
-use reload::{Configuration, Live, Reloader};
 use listeners::{Listeners, remove_sockets};
+use reload::{Configuration, Live, Reloader};
 use state::State;
 use summary::summary;
 use web::Web;
@@ -68,14 +68,9 @@ impl std::fmt::Debug for Bound {
 /// [`AppError`]; what was made stays, and the next start goes on from there.
 pub async fn build(settings: Settings) -> Result<Bound, AppError> {
     let state = State::open(&settings).await?;
-    let built = bind(&settings, &state).await;
-    match built {
-        Ok((feed, sds, ports, admin, http, addresses)) => {
-            Ok(Bound { state, settings, feed, sds, ports, admin, http, addresses, configuration: None })
-        }
     let feed = state.feed(&settings).await;
     match Listeners::bind(&settings).await {
-        Ok((listeners, addresses)) => Ok(Bound { state, settings, feed, listeners, addresses }),
+        Ok((listeners, addresses)) => Ok(Bound { state, settings, feed, listeners, addresses, configuration: None }),
         Err(failure) => {
             state.close(settings.limits.drain).await;
             Err(failure.into())
@@ -107,8 +102,7 @@ impl Bound {
     /// # Errors
     /// When a listener or the ledger could not be served or closed.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), AppError> {
-        let Self { mut state, settings, feed, sds, ports, admin, http, addresses, configuration } = self;
-        let Self { mut state, settings, feed, listeners, addresses } = self;
+        let Self { mut state, settings, feed, listeners, addresses, configuration } = self;
         let stopping = state.tasks.stopping();
         let mut health = HealthReporter::new();
         let operators = Arc::new(ArcSwap::from_pointee(settings.admin.operators.clone()));
@@ -175,35 +169,4 @@ fn go_on_by_themselves(state: &mut State, reloader: Reloader) {
     let refusals = rotation::refusals(state.street.clone(), clock(), stopping.clone());
     state.tasks.spawn("rotation.refusals", refusals);
     state.tasks.spawn("app.reload", reloader.watch(stopping));
-}
-
-/// Serves SDS on every Unix socket and TCP port.
-fn serve_sds(
-    state: &State,
-    settings: &Settings,
-    (feed, health): (&Feed, &HealthReporter),
-    sockets: Vec<(String, UnixListener)>,
-    ports: Option<(Acceptor, Vec<(String, TcpListener)>)>,
-) {
-    let context = sds::SdsContext {
-        feed: feed.clone(),
-        tasks: state.tasks.clone(),
-        limits: Arc::new(settings.limits.sds.clone()),
-        health: health.clone(),
-    };
-    for (name, listener) in sockets {
-        sds::serve(listener, &name, context.clone());
-    }
-    let Some((acceptor, ports)) = ports else { return };
-    for (name, listener) in ports {
-        let callers = tls::incoming(listener, &name, acceptor.clone());
-        sds::serve_callers(callers, &name, context.clone());
-    }
-}
-
-/// A socket that stays is harmless: the next start replaces it.
-fn remove_socket(path: &Path) {
-    if let Err(error) = std::fs::remove_file(path) {
-        warn!(path = %path.display(), %error, "a socket could not be removed");
-    }
 }

@@ -99,10 +99,9 @@ enum Command {
     /// Says whether the server is well, in a few lines
     Status,
     /// Looks for what is wrong with an installation, with or without its server
-    Doctor,
+    Doctor(doctor::Doctor),
     /// Has the server read its policy and configuration files again
     Reload,
-    Doctor(doctor::Doctor),
     /// The configuration file: check, default
     #[command(subcommand)]
     Config(config_file::Config),
@@ -174,7 +173,6 @@ fn dispatch(command: Command, context: &Context) -> Done {
         Command::Audit(command) => client_side(command.run(context)),
         Command::Probe(args) => client_side(probe::run(args, context)),
         Command::Status => client_side(status::run(context)),
-        Command::Doctor => client_side(doctor::run(context)),
         Command::Reload => client_side(reload::run(context)),
         Command::Doctor(args) => client_side(doctor::run(args, context)),
         Command::Config(command) => command.run(context),

@@ -79,11 +79,6 @@ impl Sources {
         rows.into_iter().map(|row| self.describe(row)).collect()
     }
 
-    pub(super) fn describe_all(&self, rows: impl IntoIterator<Item = CertificateRow>) -> Vec<pb::Certificate> {
-        let (now, holdings) = (self.clock.now().unix_timestamp(), self.holdings());
-        rows.into_iter().map(|row| certificate(row, now, &holdings)).collect()
-    }
-
     /// Waits until what was recorded before this call is in the index.
     pub(super) async fn caught_up(&self) -> Result<(), Status> {
         let until = self.clock.monotonic() + LONGEST_WAIT;
