@@ -14,6 +14,7 @@ mod disk;
 mod envoy;
 mod errors;
 mod fetch;
+mod hands;
 mod harness;
 mod http;
 mod layering;

@@ -121,3 +121,40 @@ fn facts_in_the_ledger_are_those_of_the_certificate() {
     assert_eq!(signed["certificate"]["der_sha256"], digest(&der).as_str(), "{signed}");
     assert!(signed["refers_to"].as_str().unwrap().contains("/ledger/"), "{signed}");
 }
+
+/// Every CRL of a running server, each in a file of its own.
+fn crls(server: &Chancery) -> Vec<PathBuf> {
+    let pem = crate::harness::http::get(server.http(), "/crl").text();
+    let end = "-----END X509 CRL-----\n";
+    let files = pem.split_inclusive(end).enumerate().map(|(number, block)| {
+        let path = server.scratch().join(format!("{number}.crl.pem"));
+        std::fs::write(&path, block).unwrap();
+        path
+    });
+    files.collect()
+}
+
+#[test]
+fn openssl_and_pkilint_accept_the_crls() {
+    let (Some(openssl), Some(pkilint)) = (need("openssl"), need("pkilint")) else { return };
+    let (server, [leaf, issuing, root]) = certificates();
+    let verify = |server: &Chancery| {
+        let mut command = Command::new(&openssl);
+        command.args(["verify", "-crl_check_all", "-CAfile"]).arg(&root).arg("-untrusted").arg(&issuing);
+        for list in crls(server) {
+            command.arg("-CRLfile").arg(list);
+        }
+        said(command.arg(&leaf))
+    };
+    verify(&server).expect(0);
+    server.run(&["cert", "revoke", "--all", "--yes", "--reason", "key-compromise"]).expect(0);
+    let refused = verify(&server).expect(2);
+    assert!(format!("{refused:?}").contains("certificate revoked"), "{refused:?}");
+    for (list, issuer) in crls(&server).iter().zip([&root, &issuing]) {
+        let mut command = Command::new(&openssl);
+        let signed = said(command.args(["crl", "-noout", "-verify", "-CAfile"]).arg(issuer).arg("-in").arg(list));
+        assert!(signed.expect(0).err.contains("verify OK"));
+        let lint = pkilint.with_file_name("lint_crl");
+        said(Command::new(lint).args(["lint", "-t", "CRL", "-p", "PKIX", "-s", "WARNING"]).arg(list)).expect(0);
+    }
+}

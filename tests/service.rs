@@ -10,6 +10,9 @@ use crate::harness::chancery::{Chancery, Options, program, run, said};
 use crate::harness::process::Process;
 use crate::harness::{SOON, directory, eventually, need};
 
+/// How long forty records take when each is an answer to a command.
+const LONG: Duration = Duration::from_secs(60);
+
 /// What arrives next on a notify socket.
 fn heard(socket: &UnixDatagram) -> String {
     let mut text = [0; 4096];
@@ -54,12 +57,12 @@ fn a_failed_ledger_starves_the_watchdog() {
         "-e".into(),
         "trace=fdatasync".into(),
         "-e".into(),
-        "inject=fdatasync:error=EIO:when=12+".into(),
+        "inject=fdatasync:error=EIO:when=40+".into(),
     ];
     let server = Chancery::with(Options { under: under.into(), ..Options::default() });
     assert!(heard(&socket).contains("READY=1"));
     // Each look at entries is a record, so one of them meets the failing disk.
-    eventually("the ledger fails", SOON, || (server.run(&["audit", "prove", "0"]).code == 1).then_some(()));
+    eventually("the ledger fails", LONG, || (server.run(&["audit", "prove", "0"]).code == 1).then_some(()));
     eventually("the watchdog is not fed any more", SOON, || heard(&socket).contains("the ledger failed").then_some(()));
     socket.set_read_timeout(Some(Duration::from_millis(600))).unwrap();
     assert!(socket.recv(&mut [0; 64]).is_err(), "nothing feeds it");

@@ -13,7 +13,7 @@ use super::projection::{Projection, ProjectionError};
 use super::snapshot;
 use super::sockets::SocketError;
 use crate::audit::event::{Action, Change, Event, Outcome, Recorder};
-use crate::audit::ledger::{CheckpointKey, Ledger, LedgerError, LedgerLimits, LedgerOptions, OpenReport};
+use crate::audit::ledger::{CheckpointKey, Ledger, LedgerError, LedgerLimits, LedgerOptions, OpenReport, Recovery};
 use crate::audit::personal::{ErasurePool, PersonalError};
 use crate::ca::authority::{AuthorityError, AuthorityPlan, Keeper, KeeperParts};
 use crate::ca::issue::{Parts, Street};
@@ -125,17 +125,11 @@ impl State {
         let recorder = Recorder::new(entropy.clone());
         let directory = DataDirectory::open(&settings.data_dir, &settings.trust_domain)?;
         let policy = Arc::new(read_policy(settings, &directory)?);
-        let keys = {
-            let elsewhere = settings.sealing_key.as_ref().map(SealingKey::path).transpose()?;
-            SealedStore::open(&directory.path().join("keys"), elsewhere.as_deref())?
-        };
+        let keys = sealed_keys(settings, &directory)?;
         let personal = Arc::new(ErasurePool::open(&directory.path().join("erasure"), entropy.clone())?);
         let options = ledger_options(settings, &directory, checkpoint_key(&keys, &directory)?);
         let (ledger, opened) = Ledger::open(options, clock.clone(), &recorder, &ledger_tasks).await?;
-        let mut notes = Vec::new();
-        if let Some(recovery) = &opened.recovered {
-            notes.push(format!("the last run did not end cleanly; the ledger is whole again: {recovery:?}"));
-        }
+        let mut notes: Vec<String> = opened.recovered.iter().map(whole_again).collect();
         let (store, mut projection) = index(&directory, &ledger, &mut notes)?;
         let started_at = clock.now();
         let metrics = metrics(&ledger, &mut projection, started_at);
@@ -173,7 +167,6 @@ impl State {
         projection.catch_up()?;
         tasks.spawn("app.projection", projection.follow(clock.clone(), tasks.stopping()));
         ledger.set_snapshot_source(snapshot::source(street.clone(), clock.clone(), recorder.clone()));
-        let keeper = Some(keeper);
         Ok(Self {
             directory,
             tasks,
@@ -188,7 +181,7 @@ impl State {
             street,
             revoker,
             metrics,
-            keeper,
+            keeper: Some(keeper),
             made,
             trust_domain: settings.trust_domain.clone(),
             started_at,
@@ -230,6 +223,16 @@ impl State {
         }
         info!("stopped");
     }
+}
+
+fn whole_again(recovery: &Recovery) -> String {
+    format!("the last run did not end cleanly; the ledger is whole again: {recovery:?}")
+}
+
+/// The authorities' keys, opened with the sealing key beside them or elsewhere.
+fn sealed_keys(settings: &Settings, directory: &DataDirectory) -> Result<SealedStore, AppError> {
+    let elsewhere = settings.sealing_key.as_ref().map(SealingKey::path).transpose()?;
+    Ok(SealedStore::open(&directory.path().join("keys"), elsewhere.as_deref())?)
 }
 
 fn ledger_options(settings: &Settings, directory: &DataDirectory, key: CheckpointKey) -> LedgerOptions {

@@ -157,12 +157,7 @@ impl Street {
 
         // 4. Record: durable when this returns. A crash from here on leaves a record without a certificate, which
         //    `certificate.signed` being absent makes visible; never the other way round.
-        // The feed names serials that this program gave out, so a form that cannot be read names nothing.
-        let previous = follows.and_then(|follows| Some((Serial::from_hex(&follows.serial).ok()?, follows.cause)));
-        let draft = match previous {
-            Some((previous, cause)) => draft.following(&previous, cause.as_str()),
-            None => draft,
-        };
+        let draft = following(draft, follows);
         event.certificate = Some(draft.facts().clone());
         let recorded = self.0.ledger.record(draft, event).await?;
 
@@ -387,6 +382,15 @@ impl Street {
 
 fn policy_facts(grant: &Grant) -> PolicyFacts {
     PolicyFacts { hash: grant.policy_hash().to_owned(), nearest: Vec::new(), rule: Some(grant.rule().to_owned()) }
+}
+
+/// The feed names serials that this program gave out, so a form that cannot be read names nothing.
+fn following(draft: Draft, follows: Option<Follows>) -> Draft {
+    let previous = follows.and_then(|follows| Some((Serial::from_hex(&follows.serial).ok()?, follows.cause)));
+    match previous {
+        Some((previous, cause)) => draft.following(&previous, cause.as_str()),
+        None => draft,
+    }
 }
 
 /// Which side is at fault when there is no key.

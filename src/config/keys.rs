@@ -1,65 +1,8 @@
 //! The one table of configuration keys: docs/configuration.md and the default file are written from it, and a test holds
 //! it against the keys that are really read.
 
-/// Whether a key must be written, and what holds when it is not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Presence {
-    /// Must be written; an example.
-    Required(&'static str),
-    /// May be left out; the default, as it would be written.
-    Default(&'static str),
-    /// May be left out, and then the default is made of other keys; that, in words, and an example.
-    Derived(&'static str, &'static str),
-    /// May be left out, and then there is no such thing; an example.
-    Off(&'static str),
-}
-
-/// One key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Key {
-    /// The table it is in, without brackets; empty for the top level.
-    pub table: &'static str,
-    /// Its name in that table.
-    pub name: &'static str,
-    /// What kind of value it takes, in words.
-    pub kind: &'static str,
-    /// Whether it must be written.
-    pub presence: Presence,
-    /// What it does.
-    pub text: &'static str,
-    /// What happens when it is wrong, lost or known to others.
-    pub when_wrong: &'static str,
-}
-
-impl Key {
-    /// The key with its table: `http.listen`.
-    #[must_use]
-    pub fn path(&self) -> String {
-        if self.table.is_empty() { self.name.to_owned() } else { format!("{}.{}", self.table, self.name) }
-    }
-
-    /// The value that is shown in the default file.
-    #[must_use]
-    pub fn value(&self) -> &'static str {
-        match self.presence {
-            Required(value) | Default(value) | Derived(_, value) | Off(value) => value,
-        }
-    }
-}
-
-/// Makes one entry of the table.
-const fn key(
-    table: &'static str,
-    name: &'static str,
-    kind: &'static str,
-    presence: Presence,
-    text: &'static str,
-    when_wrong: &'static str,
-) -> Key {
-    Key { table, name, kind, presence, text, when_wrong }
-}
-
-use Presence::{Default, Derived, Off, Required};
+use super::key::Presence::{Default, Derived, Off, Required};
+use super::key::{Key, key};
 
 /// A table that is a list: `[[sds.listen]]`.
 pub(super) const LISTS: [&str; 2] = ["sds.listen", "admin.operator"];

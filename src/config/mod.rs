@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub mod files;
+mod key;
 mod keys;
 mod listen;
 pub mod live;
@@ -28,7 +29,8 @@ use crate::revocation::CrlTimes;
 use crate::toml_reader::{Mistake, Mistakes};
 use crate::x509::KeyAlgorithm;
 
-pub use keys::{KEYS, Key, Presence};
+pub use key::{Key, Presence};
+pub use keys::KEYS;
 use listen::{DEFAULT_MODE, is_socket_name, port_problems, socket_problems};
 pub use listen::{SdsPort, SdsSettings, SdsSocket};
 pub use mistake::SettingError;

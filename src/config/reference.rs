@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use super::keys::{EXAMPLES, KEYS, Key, LISTS, Presence, TABLES};
+use super::key::{Key, Presence};
+use super::keys::{EXAMPLES, KEYS, LISTS, TABLES};
 use super::live::LIVE;
 
 /// The columns of the default file's comments.

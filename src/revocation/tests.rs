@@ -71,6 +71,13 @@ impl World {
     }
 
     /// As `app` does it.
+    fn ledger_options(&self, keys: &SealedStore) -> LedgerOptions {
+        let key = CheckpointKey::from_pkcs8(&keys.get_secret("ledger-1").unwrap()).unwrap();
+        let mut options = LedgerOptions::new(self.path().join("ledger"), "example.org", key);
+        options.limits = LedgerLimits { segment_bytes: 4 << 20, reserve_bytes: 256 << 10 };
+        options
+    }
+
     async fn open(&self) -> Running {
         let (entropy, domain) = (Entropy::system(), TrustDomain::parse("example.org").unwrap());
         let recorder = Recorder::new(entropy.clone());
@@ -78,22 +85,13 @@ impl World {
         if !keys.list().unwrap().iter().any(|name| name == "ledger-1") {
             keys.put_secret("ledger-1", &CheckpointKey::generate_pkcs8().unwrap()).unwrap();
         }
-        let key = CheckpointKey::from_pkcs8(&keys.get_secret("ledger-1").unwrap()).unwrap();
-        let mut options = LedgerOptions::new(self.path().join("ledger"), "example.org", key);
-        options.limits = LedgerLimits { segment_bytes: 4 << 20, reserve_bytes: 256 << 10 };
+        let options = self.ledger_options(&keys);
         let (tasks, ledger_tasks) = (Tasks::new(), Tasks::new());
         let (ledger, _) = Ledger::open(options, self.clock.clone(), &recorder, &ledger_tasks).await.unwrap();
         let store: Arc<dyn Store> = Arc::new(Embedded::in_memory().unwrap());
         let mut projection = Projection::open(ledger.reader(), Arc::clone(&store)).unwrap();
         projection.catch_up().unwrap();
-        let sockets = ["sds".to_owned()];
-        let around = Surroundings {
-            file: "policy.toml",
-            trust_domain: &domain,
-            sockets: Some(&sockets),
-            profiles: Profiles::builtin(),
-        };
-        let policy = Arc::new(Policy::parse(POLICY, &around).unwrap());
+        let policy = Arc::new(policy(&domain));
         let plan = AuthorityPlan {
             trust_domain: domain.clone(),
             root_key: KeyAlgorithm::P384,
@@ -150,6 +148,17 @@ impl World {
         let clock = self.clock.clone();
         Running { keeper, street, revoker, feed, ledger, store, tasks, ledger_tasks, recorder, clock }
     }
+}
+
+fn policy(domain: &TrustDomain) -> Policy {
+    let sockets = ["sds".to_owned()];
+    let around = Surroundings {
+        file: "policy.toml",
+        trust_domain: domain,
+        sockets: Some(&sockets),
+        profiles: Profiles::builtin(),
+    };
+    Policy::parse(POLICY, &around).unwrap()
 }
 
 impl Running {
@@ -451,6 +460,8 @@ async fn without_a_ledger_a_list_lives_on_unchanged_and_is_recorded_first_afterw
     drop(running);
     assert_eq!(ledger_tasks.drain(Duration::from_secs(10)).await, [""; 0]);
 
+    // Tiles of the last commit may have been on their way when it vanished.
+    let _ = std::fs::remove_dir_all(&ledger);
     std::fs::rename(&away, &ledger).unwrap();
     let running = world.open().await;
     let listed = running.of_issuing();

@@ -4,7 +4,7 @@
 //! must not come back without showing its certificate. Every client presents a certificate of ours; `verify` judges it
 //! during the handshake, the index and [`attest::mtls`](crate::attest::mtls) after it. What is always true of a
 //! [`Connection`]: its caller is attested, and it ends by itself when that certificate ends or is revoked, or its
-//! identity denied. The SDS and admin edges take connections from [`incoming`]; nothing here knows what they serve.
+//! identity denied. The SDS and admin edges take connections from [`incoming()`]; nothing here knows what they serve.
 
 mod connection;
 mod identity;
