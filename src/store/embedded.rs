@@ -4,8 +4,10 @@
 //! already, and a `fsync` here would compete with the one that certificates wait for. [`Store::sync`] is the only durable
 //! commit; after a crash the file is as it was at the last one, cursor included, and the rest is replayed. A file that
 //! is damaged, of another schema or of another redb is replaced by an empty one: that costs a replay and nothing else.
+//! While the disk is full it goes on in memory (`spill`).
 
 mod pages;
+mod spill;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -15,7 +17,7 @@ use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use redb::backends::InMemoryBackend;
+use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{
     Database, DatabaseError, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, ReadableTableMetadata,
     TableDefinition, WriteTransaction,
@@ -25,6 +27,7 @@ use super::{
     Activity, AuthorityRow, CertificateQuery, CertificateRow, CrlRow, Cursor, DenyRow, Entry, Found, LARGEST_AMBIGUITY,
     LiveCount, Page, REVOKED_KEPT_SECONDS, RevokedRow, Store, StoreError,
 };
+use spill::Spilling;
 use writer::Writer;
 
 /// Changed whenever a table or a row changes its form; a file of another number is rebuilt.
@@ -114,17 +117,10 @@ impl Embedded {
 
     fn try_open(path: &Path) -> Result<Self, StoreError> {
         // Identities and accounts are nobody else's business: 0600 from the first byte.
-        drop(
-            fs::OpenOptions::new()
-                .create(true)
-                .truncate(false)
-                .read(true)
-                .write(true)
-                .mode(0o600)
-                .open(path)
-                .map_err(disk)?,
-        );
-        match Database::builder().set_cache_size(CACHE_BYTES).create(path) {
+        let file = fs::OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(path);
+        let file = FileBackend::new(file.map_err(disk)?).map_err(db)?;
+        let backend = Spilling::new(file, path.parent().unwrap_or(path).to_owned());
+        match Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend) {
             Ok(database) => Self::prepare(database),
             Err(DatabaseError::DatabaseAlreadyOpen) => Err(StoreError::InUse { path: path.to_owned() }),
             Err(error) => Err(db(error)),

@@ -96,7 +96,9 @@ fn subscriber<W>(
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    // A line that cannot be written is lost: the library would say so on standard error, where mostly the same disk is
+    // full, and panic over that.
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).log_internal_errors(false);
     match format {
         LogFormat::Json => {
             let builder = builder.json().flatten_event(true).with_current_span(false).with_filter_reloading();

@@ -123,7 +123,11 @@ pub(super) async fn revoke(args: Revoke, context: &Context) -> Done {
     }
     let ask = pb::RevokeCertificatesRequest { dry_run: false, ..ask };
     let answer = admin.revoke_certificates(ask).await?.into_inner();
-    let (done, failure) = follow(answer, args.wait, screen).await;
+    let (mut done, failure) = follow(answer, args.wait, screen).await;
+    if failure.is_some() && done.first_record.is_empty() {
+        // It was chosen, and then nothing came of it.
+        done.denied = None;
+    }
     if done.record.is_some() {
         screen.show(&done, |output| done_screen(output, screen.paint))?;
     }
