@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
+use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::{CertificateRevocationList, FromDer, Pem};
 
 use crate::harness::chancery::{Chancery, Options, said};
@@ -27,9 +28,9 @@ fn crls(server: &Chancery) -> Vec<(String, u128, Vec<String>)> {
         assert_eq!(block.label, "X509 CRL");
         let (_, list) = CertificateRevocationList::from_der(&block.contents).expect("a CRL");
         let number = list.crl_number().expect("a number").to_string().parse().expect("it fits");
-        let key_id = list.extensions().iter().find_map(|extension| match extension.parsed_extension() {
-            x509_parser::extensions::ParsedExtension::AuthorityKeyIdentifier(found) => found.key_identifier.as_ref(),
-            _ => None,
+        let key_id = list.extensions().iter().find_map(|extension| {
+            let ParsedExtension::AuthorityKeyIdentifier(found) = extension.parsed_extension() else { return None };
+            found.key_identifier.as_ref()
         });
         let serials = list.iter_revoked_certificates().map(|one| hex::encode(one.raw_serial())).collect();
         (hex::encode(key_id.expect("an issuer's key id").0), number, serials)

@@ -69,7 +69,7 @@ impl<B: StorageBackend> Spilling<B> {
     fn available(&self) -> u64 {
         // What is not known is tried.
         nix::sys::statvfs::statvfs(&self.directory)
-            .map_or(u64::MAX, |found| (found.blocks_available() as u64).saturating_mul(found.fragment_size() as u64))
+            .map_or(u64::MAX, |found| found.blocks_available().saturating_mul(found.fragment_size()))
     }
 
     /// Writes the pages down, the first one last: it says where the others are.
