@@ -192,7 +192,7 @@ async fn partial_tiles_that_power_loss_emptied_are_written_again() {
             emptied += 1;
         }
     }
-    assert!(emptied > 4, "the test has something to mend: {emptied}");
+    assert!(emptied > 0, "the test has something to mend");
     let (ledger, report) = bench.open().await.unwrap();
     published(&ledger, report.size).await;
     ledger.close().await.unwrap();
