@@ -25,6 +25,7 @@ mod mtls;
 mod pki;
 mod probe;
 mod reload;
+mod revocation;
 mod sds;
 mod secrets;
 mod service;
