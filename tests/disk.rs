@@ -11,6 +11,9 @@ use crate::harness::{SOON, alone, eventually, need, need_root, sds};
 
 const WEB: &str = "spiffe://example.org/ns/shop/sa/web";
 
+/// Where certificates are asked for until the disk is full.
+const SOCKETS: [&str; 4] = ["full-a", "full-b", "full-c", "full-d"];
+
 fn policy() -> Option<String> {
     Some(policy::text(&[Rule::own(WEB, "24h")]))
 }
@@ -36,7 +39,12 @@ fn a_full_disk_stops_issuing_until_there_is_room_again() {
         return;
     }
     let _alone = alone();
-    let server = Chancery::with(Options { policy: policy(), disk_mib: Some(110), ..Options::default() });
+    // Several sockets, because one account has no more than `issue_burst_per_caller` at once.
+    let arguments = SOCKETS.iter().flat_map(|name| ["--sds-socket".to_owned(), format!("{name}={name}.sock")]);
+    let rules = SOCKETS.iter().map(|name| Rule::on(name, WEB, "24h")).chain([Rule::own(WEB, "24h")]);
+    let policy = Some(policy::text(&rules.collect::<Vec<_>>()));
+    let server =
+        Chancery::with(Options { arguments: arguments.collect(), policy, disk_mib: Some(110), ..Options::default() });
     let filler = server.scratch().join("filler");
     let _ = Command::new("dd")
         .stderr(Stdio::null())
@@ -48,7 +56,7 @@ fn a_full_disk_stops_issuing_until_there_is_room_again() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let clients: Vec<_> = (0..8)
         .map(|client| {
-            let (socket, received) = (server.socket("sds"), Arc::clone(&received));
+            let (socket, received) = (server.socket(SOCKETS[client % SOCKETS.len()]), Arc::clone(&received));
             runtime.spawn(async move { sds::ask_again_and_again(&socket, &client.to_string(), &received).await })
         })
         .collect();

@@ -199,6 +199,7 @@ fn with_age_limit(mut configuration: Value) -> Value {
 #[test]
 fn requests_on_open_connections_are_refused_by_identity() {
     let Some(envoy) = need("envoy") else { return };
+    let _alone = alone();
     let pair = Pair::with(&envoy, Setup { server: with_rbac, ..Setup::default() });
     eventually("the filter refuses", SOON, || answer(&pair).filter(|(status, _)| *status == 403));
 }
@@ -206,6 +207,7 @@ fn requests_on_open_connections_are_refused_by_identity() {
 #[test]
 fn an_age_limit_ends_the_connections_of_a_revoked_client() {
     let Some(envoy) = need("envoy") else { return };
+    let _alone = alone();
     let pair = Pair::with(&envoy, Setup { server: with_age_limit, ..Setup::default() });
     pair.wait_until_it_works();
     pair.chancery.run(&["cert", "revoke", "--identity", WEB, "--yes"]).expect(0);

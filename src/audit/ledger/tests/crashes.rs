@@ -175,7 +175,15 @@ async fn a_new_year_opens_a_log_that_names_the_end_of_the_old_one() {
 #[tokio::test]
 async fn partial_tiles_that_power_loss_emptied_are_written_again() {
     let mut bench = Bench::new();
-    killed(&mut bench, 300).await;
+    let (ledger, report) = bench.open().await.unwrap();
+    fill(&bench, &ledger, 300).await;
+    // Each of these has a partial tile of its own.
+    for n in 1..=8 {
+        published(&ledger, report.size + 299 + n).await;
+        ledger.append(bench.event("one")).await.unwrap();
+    }
+    published(&ledger, report.size + 308).await;
+    bench.kill(ledger).await;
     let log = bench.path().join("ca-2026").join("tile");
     let mut emptied = 0;
     for kind in ["0", "entries"] {
