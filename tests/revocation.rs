@@ -115,7 +115,13 @@ fn a_full_disk_does_not_keep_anyone_from_revoking() {
         return;
     }
     let _alone = alone();
-    let server = Chancery::with(Options { policy: Some(policy()), disk_mib: Some(110), ..Options::default() });
+    // Several sockets, because one account has no more than `issue_burst_per_caller` at once.
+    let sockets = ["many-a", "many-b", "many-c", "many-d"];
+    let arguments = sockets.iter().flat_map(|name| ["--sds-socket".to_owned(), format!("{name}={name}.sock")]);
+    let rules = sockets.iter().map(|name| Rule::on(name, WEB, "24h")).chain([Rule::own(WEB, "24h")]);
+    let policy = Some(policy::text(&rules.collect::<Vec<_>>()));
+    let server =
+        Chancery::with(Options { arguments: arguments.collect(), policy, disk_mib: Some(110), ..Options::default() });
     let (_, serial) = fetched(&server, "one");
     let filler = server.scratch().join("filler");
     let _ = Command::new("dd")
@@ -126,8 +132,8 @@ fn a_full_disk_does_not_keep_anyone_from_revoking() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let received = std::sync::Arc::default();
     let clients: Vec<_> = (0..8)
-        .map(|client: u32| {
-            let (socket, received) = (server.socket("sds"), std::sync::Arc::clone(&received));
+        .map(|client: usize| {
+            let (socket, received) = (server.socket(sockets[client % sockets.len()]), std::sync::Arc::clone(&received));
             runtime.spawn(async move { sds::ask_again_and_again(&socket, &client.to_string(), &received).await })
         })
         .collect();
