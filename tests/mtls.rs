@@ -191,6 +191,63 @@ fn a_connection_ends_with_its_certificate() {
 }
 
 #[test]
+fn a_revoked_client_is_cut_off_refused_and_recorded() {
+    let server = server("24h");
+    let (stolen, to) = (Identity::issue(&server, NODE, "node"), port(&server));
+    let fresh = Identity::issue(&server, NODE, "fresh");
+    let other = Identity::issue(&server, "spiffe://example.org/node/b", "other");
+    run(async {
+        let mut held = Vec::new();
+        for identity in [&stolen, &fresh, &other] {
+            let channel = identity.connect(to).await.expect("a connection");
+            let mut stream = sds::Stream::open(channel, "n", "default", "").await.expect("a stream");
+            let update = stream.next(SOON).await.expect("a certificate");
+            stream.acknowledge(&update).await;
+            held.push(stream);
+        }
+        // Its serial: that one certificate, wherever it is used.
+        let serial = stolen.serial();
+        server.run(&["cert", "revoke", "--serial", &serial, "--reason", "key-compromise", "--yes"]).expect(0);
+        let ended = held[0].next(SOON).await.expect_err("its stream ends");
+        assert_ne!(ended.code(), tonic::Code::DeadlineExceeded, "{ended}");
+        let said = stolen.refusal(to).await;
+        assert!(said.contains("CertificateRevoked"), "{said}");
+        let refused = server.wait_for_record("the refusal", |record| record["action"] == "attest.refuse");
+        assert_eq!((&refused["subject"], &refused["serial"]), (&json!(NODE), &json!(serial)), "{refused}");
+        assert_eq!(refused["reason"], "the client certificate is revoked", "{refused}");
+        assert_eq!(fresh.refusal(to).await, "accepted", "the same identity by another certificate");
+
+        // The identity: whoever shows it, until it is released.
+        server.run(&["cert", "revoke", "--identity", NODE, "--yes"]).expect(0);
+        let ended = held[1].next(SOON).await.expect_err("its stream ends");
+        assert_ne!(ended.code(), tonic::Code::DeadlineExceeded, "{ended}");
+        let said = fresh.refusal(to).await;
+        assert!(said.contains("CertificateRevoked"), "{said}");
+        assert_eq!(other.refusal(to).await, "accepted", "others stay");
+        server.run(&["cert", "release", NODE]).expect(0);
+        let again = Identity::issue(&server, NODE, "again");
+        assert_eq!(again.refusal(to).await, "accepted");
+        let said = fresh.refusal(to).await;
+        assert!(said.contains("CertificateRevoked"), "what was revoked stays so: {said}");
+    });
+}
+
+#[test]
+fn the_servers_own_certificate_is_replaced_at_once_when_it_is_revoked() {
+    let server = server("24h");
+    let (node, to) = (Identity::issue(&server, NODE, "node"), port(&server));
+    let shown = || {
+        let stream = run(node.handshake(to)).expect("a handshake");
+        names(&stream.get_ref().1.peer_certificates().unwrap()[0]).1
+    };
+    let first = shown();
+    server.run(&["cert", "revoke", "--serial", &first, "--yes"]).expect(0);
+    let second = eventually("another certificate is shown", SOON, || Some(shown()).filter(|serial| *serial != first));
+    let record = server.wait_for_record("its renewal", |record| record["certificate"]["serial"] == second.as_str());
+    assert_eq!(record["certificate"]["renewal_cause"], "forced", "{record}");
+}
+
+#[test]
 fn the_servers_own_certificate_changes_while_it_listens() {
     // Its own lives as long as the longest in the policy, and is renewed at the half.
     let server = server("6s");

@@ -163,6 +163,13 @@ fn revocation(store: &dyn Store) {
     assert_eq!(store.live(end).unwrap()["aa"].revoked, 0, "exact to the second");
     assert_eq!(store.activity(Activity::Revoked, at / 60..at / 60 + 1).unwrap(), 3);
     revoked_lists(store, end);
+    assert!(!revocation.with_identity, "no deny covered it");
+    let mut deny = plain(&recorder, Action::IdentityDeny, |e| e.reason = Some("superseded".into()));
+    deny.subject = Some("spiffe://example.org/ns/pay/sa/a*".into());
+    let revoke = plain(&recorder, Action::CertificateRevoke, |e| e.serial = Some(format!("{:032x}", 1)));
+    store.apply(&entries(&[events, vec![deny, revoke]].concat())).unwrap();
+    let Found::One(row) = store.find(&format!("{:032x}", 1)).unwrap() else { panic!("it is there") };
+    assert!(row.revoked.unwrap().with_identity);
 }
 
 fn revoked_lists(store: &dyn Store, end: i64) {
