@@ -15,7 +15,9 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use crate::harness::chancery::{Chancery, Options};
 use crate::harness::envoy::Envoy;
 use crate::harness::http::{Echo, try_get};
+use crate::harness::load::Load;
 use crate::harness::mtls::Identity;
+use crate::harness::pair::{bootstrap, few_requests_per_connection};
 use crate::harness::{SOON, alone, eventually, free_port, need, sds};
 
 const NODE: &str = "spiffe://example.org/node/a";
@@ -334,4 +336,49 @@ fn a_real_envoy_gets_its_certificate_over_mutual_tls_and_keeps_it_over_our_resta
     let over_tcp = issued.iter().filter(|record| record["actor"]["attested_by"] == "client_certificate");
     assert_eq!(over_tcp.count(), 1, "{issued:#?}");
     assert_eq!(envoy.stat("update_rejected"), 0, "{}", envoy.output());
+}
+
+#[test]
+fn two_remote_envoys_lose_no_request_while_chancery_is_killed_and_comes_back() {
+    let Some(envoy) = need("envoy") else { return };
+    let _alone = alone();
+    let listener = format!("mesh=127.0.0.1:{}", free_port());
+    let arguments = vec!["--sds-tcp".into(), listener];
+    let options = Options { arguments, policy: Some(policy("24h")), ..Options::default() };
+    let mut server = Chancery::with(options);
+    let (to, echo) = (port(&server), Echo::start());
+    let [web, api] = ["web", "api"].map(|name| format!("spiffe://example.org/node/{name}"));
+    let between = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let remote = |role: &str, identity: &str, configuration: Value| {
+        let configuration = over_tcp(configuration, to, &Identity::issue(&server, identity, role));
+        Envoy::start(&envoy, role, &few_requests_per_connection(configuration), server.scratch())
+    };
+    let inner = bootstrap(&server, "server", "sds", between.port(), echo.address(), &web, &[]);
+    let inner = remote("api", &api, inner);
+    let outer = bootstrap(&server, "client", "sds", free_port(), between, &api, &[]);
+    let outer = remote("web", &web, outer);
+    eventually("a request goes the whole way", SOON, || {
+        try_get(outer.listener(), "/first").ok().filter(|answer| answer.status == 200)
+    });
+
+    let issued = server.records_of("certificate.issue", 2).len();
+    let load = Load::start(outer.listener());
+    for _ in 0..3 {
+        load.wait_for(100);
+        server.kill();
+        load.wait_for(100);
+        server.start();
+        eventually("all four streams are back", Duration::from_secs(60), || {
+            let status = server.run(&["status", "--output", "json"]).expect(0).json();
+            (status["streams"] == 4).then_some(())
+        });
+    }
+    load.wait_for(100);
+    load.stop().expect_none_failed(700);
+    let after = server.records_of("certificate.issue", issued);
+    let theirs = after.iter().filter(|record| record["actor"]["attested_by"] == "client_certificate");
+    assert_eq!(theirs.count(), 2, "nothing was issued again: {after:#?}");
+    for one in [&inner, &outer] {
+        assert_eq!(one.stat("update_rejected"), 0, "{}", one.output());
+    }
 }

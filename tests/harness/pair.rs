@@ -94,7 +94,7 @@ pub fn bootstrap(
 }
 
 /// Lets each connection between the Envoys carry a few requests only, so that handshakes go on all the time.
-fn few_requests_per_connection(mut configuration: Value) -> Value {
+pub fn few_requests_per_connection(mut configuration: Value) -> Value {
     for cluster in configuration["static_resources"]["clusters"].as_array_mut().unwrap() {
         if cluster["transport_socket"]["name"] == "envoy.transport_sockets.tls" {
             cluster["max_requests_per_connection"] = json!(5);
