@@ -16,17 +16,18 @@ use crate::api::admin::backend::{
     AuthoritySchedule, Backend, Head, Holding, IssueAsk, LedgerAccess, PolicyInForce, Receipt, ServerFacts,
 };
 use crate::api::status;
+use crate::attest::AttestError;
 use crate::audit::event::{Event, Sealed};
 use crate::audit::ledger::{Health, Ledger, Position};
 use crate::audit::personal::ErasurePool;
-use crate::ca::issue::{IssueRequest, Issued, KeyRequest, RequestContext, Street};
+use crate::ca::issue::{IssueRequest, Issued, KeyRequest, RequestContext, Street, Unattested};
 use crate::ca::slot::{Authorities, Authority, Level};
 use crate::caller::Caller;
 use crate::clock::{Clock, rfc3339_seconds};
 use crate::feed::Feed;
 use crate::identity::TrustDomain;
-use crate::policy::Wanted;
 use crate::policy::schedule::{AuthorityTimes, authority_plan};
+use crate::policy::{ADMIN_SOCKET, Wanted};
 use crate::proto::chancery::admin::v1 as pb;
 use crate::revocation::{CrlSet, Revoker};
 use crate::store::CertificateRow;
@@ -278,6 +279,12 @@ impl LedgerAccess for AppLedger {
 
     fn refused<'a>(&'a self, caller: &'a Caller, event: Event) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(async move { self.street.refused(caller, event).await.map_err(|why| status::of_ledger(&why)) })
+    }
+
+    fn unattested<'a>(&'a self, why: &'a AttestError) -> BoxFuture<'a, ()> {
+        let (listener, why) = (ADMIN_SOCKET.to_owned(), why.to_string());
+        let refused = Unattested { transport: "unix", listener, identity: None, serial: None, why };
+        Box::pin(async move { self.street.attest_refused(&refused).await })
     }
 
     fn logs(&self) -> Vec<(String, u64)> {
