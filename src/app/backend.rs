@@ -10,6 +10,7 @@ use tonic::Status;
 use tracing::error;
 
 use super::addresses::Addresses;
+use super::lag::IndexLag;
 use super::reload::Reloader;
 use super::state::State;
 use crate::api::admin::backend::{
@@ -46,6 +47,7 @@ pub(super) struct AppBackend {
     revoker: Revoker,
     trust_domain: TrustDomain,
     reloader: Reloader,
+    lag: IndexLag,
     sealed_beside: bool,
     issuing_lifetime: Duration,
     started_at: OffsetDateTime,
@@ -59,7 +61,7 @@ impl AppBackend {
         feed: Feed,
         settings: &crate::config::Settings,
         addresses: &Addresses,
-        reloader: Reloader,
+        (reloader, lag): (Reloader, IndexLag),
     ) -> Self {
         Self {
             street: state.street.clone(),
@@ -69,6 +71,7 @@ impl AppBackend {
             revoker: state.revoker.clone(),
             trust_domain: settings.trust_domain.clone(),
             reloader,
+            lag,
             sealed_beside: settings.sealing_key.is_none(),
             issuing_lifetime: settings.ca.issuing.lifetime,
             started_at: state.started_at,
@@ -241,6 +244,7 @@ impl Backend for AppBackend {
     fn facts(&self) -> ServerFacts {
         let (authorities, now) = (self.authorities_now(), self.clock.now());
         let mut problems = problems(&self.ledger, &authorities, now);
+        problems.extend(self.lag.problem());
         let ready = problems.is_empty();
         problems.extend(crl_problems(&self.revoker.published(), &authorities, now));
         ServerFacts {
