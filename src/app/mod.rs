@@ -10,6 +10,7 @@ pub mod backend;
 mod change;
 pub mod directory;
 mod hands;
+mod lag;
 mod listeners;
 pub mod notify;
 mod own;
@@ -129,7 +130,9 @@ impl Bound {
         let operators = Arc::new(ArcSwap::from_pointee(settings.admin.operators.clone()));
         let live = Live { operators: Arc::clone(&operators) };
         let reloader = Reloader::new(&state, &settings, configuration, live);
-        let backend = Arc::new(AppBackend::new(&state, feed.clone(), &settings, &addresses, reloader.clone()));
+        let lag = lag::IndexLag::new(state.ledger.reader(), Arc::clone(&state.store), state.clock.clone());
+        let backend =
+            Arc::new(AppBackend::new(&state, feed.clone(), &settings, &addresses, (reloader.clone(), lag.clone())));
 
         let (admin, remote, http) = listeners.serve(&state, &settings, (&feed, &health)).await;
         let service = admin::AdminService::new(admin::Sources {
@@ -152,7 +155,7 @@ impl Bound {
             }
         });
         if let Some(listener) = http {
-            http::serve(listener, Web::new(&state, feed.clone()), HttpLimits::default(), &state.tasks);
+            http::serve(listener, Web::new(&state, feed.clone(), lag), HttpLimits::default(), &state.tasks);
         }
         go_on_by_themselves(&mut state, reloader);
         let file = AddressesFile::write(state.directory.path(), &addresses)?;
