@@ -31,6 +31,8 @@ use tracing::{error, info};
 
 use crate::api::admin;
 use crate::api::http::{self, HttpLimits};
+use crate::audit::ledger::Ledger;
+use crate::ca::issue::Street;
 use crate::config::Settings;
 use crate::feed::Feed;
 use crate::rotation;
@@ -90,6 +92,25 @@ impl Bound {
     #[must_use]
     pub fn read_from(self, configuration: Option<Configuration>) -> Self {
         Self { configuration, ..self }
+    }
+
+    /// The street, for who measures it without a connection.
+    #[must_use]
+    pub fn street(&self) -> &Street {
+        &self.state.street
+    }
+
+    /// The ledger that the street writes to.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.state.ledger
+    }
+
+    /// Ends what was built and never served.
+    pub async fn close(self) {
+        let Self { state, settings, feed, listeners, .. } = self;
+        drop((feed, listeners));
+        state.close(settings.limits.drain).await;
     }
 
     /// What `up` tells its operator; `None` without an active authority, which a server that was built has.
