@@ -3,7 +3,8 @@
 //! A record holds `{slot, nonce, ct}` (AES-256-GCM); the key of the slot is in `DIR/erasure/`, one per subject (an
 //! address, an operator's name). Destroying a key erases the value from every record and every copy of the log without
 //! breaking a proof, which is why this directory must never be in a backup of the ledger. Keys are made in runs and
-//! synced before the first of a run is used, so sealing costs no sync. A slot is never given to a second subject: a
+//! synced before the first of a run is used, so sealing costs no sync, and some are always made ahead, from the start on:
+//! an operator who comes for the first time while the disk is full is on record by name. A slot is never given to a second subject: a
 //! crash skips the rest of a run, and a lost mapping only costs a new slot. Subjects are kept as keyed hashes.
 
 use std::collections::HashMap;
@@ -17,6 +18,7 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKe
 use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use tracing::warn;
 use zeroize::Zeroizing;
 
 use super::event::Sealed;
@@ -25,6 +27,8 @@ use crate::secret::{SecretFileError, read_private, sync_directory, write_private
 
 /// Keys that are made and synced at once.
 const RUN: u32 = 256;
+/// Keys that are always made ahead: so many new subjects can be sealed while the disk is full.
+const AHEAD: u32 = 16;
 /// Bytes of a key.
 const KEY: usize = 32;
 /// Bytes of a subject's keyed hash.
@@ -120,7 +124,12 @@ impl ErasurePool {
         subjects.set_len(whole).and_then(|()| subjects.seek(io::SeekFrom::Start(whole))).map_err(at(&subjects_path))?;
         let known = read_subjects(&text, ready);
         let state = Mutex::new(State { keys, subjects, known, next: ready, ready });
-        Ok(Self { directory: directory.to_owned(), entropy, tagging, state })
+        let pool = Self { directory: directory.to_owned(), entropy, tagging, state };
+        // A disk that is full at the start is no reason not to start: revoking works all the same.
+        if let Err(error) = pool.extend(&mut pool.lock(), AHEAD) {
+            warn!(%error, "no erasure keys could be made ahead: operators who are new are on record without their names");
+        }
+        Ok(pool)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -186,8 +195,11 @@ impl ErasurePool {
         if let Some(slot) = state.known.get(&tag) {
             return Ok(*slot);
         }
-        if state.next == state.ready {
-            self.extend(&mut state)?;
+        if state.ready - state.next < AHEAD
+            && let Err(error) = self.extend(&mut state, RUN)
+            && state.next == state.ready
+        {
+            return Err(error);
         }
         let slot = state.next;
         state.next += 1;
@@ -197,21 +209,26 @@ impl ErasurePool {
         state.known.insert(tag, slot);
         let mut line = slot.to_be_bytes().to_vec();
         line.extend(tag);
-        // Not synced: losing it costs one slot.
-        let path = self.directory.join("subjects");
-        state.subjects.write_all(&line).map_err(at(&path))?;
+        // Not synced: losing it costs one slot. So does a full disk, but half a line would shift those that follow.
+        let subjects = &mut state.subjects;
+        let whole = subjects.stream_position();
+        if let (Err(error), Ok(whole)) = (subjects.write_all(&line), whole) {
+            warn!(%error, "a subject of the erasure pool is remembered until the next start only");
+            let path = self.directory.join("subjects");
+            let cut = subjects.set_len(whole).and_then(|()| subjects.seek(io::SeekFrom::Start(whole)));
+            cut.map_err(at(&path))?;
+        }
         Ok(slot)
     }
 
-    /// Makes and syncs the next run of keys. Only after the sync may one of them seal anything.
-    fn extend(&self, state: &mut State) -> Result<(), PersonalError> {
-        let ready = state.ready.checked_add(RUN).ok_or(PersonalError::UsedUp)?;
-        let mut keys = Zeroizing::new(vec![0; RUN as usize * KEY]);
+    /// Makes and syncs the next keys. Only after the sync may one of them seal anything.
+    fn extend(&self, state: &mut State, count: u32) -> Result<(), PersonalError> {
+        let ready = state.ready.checked_add(count).ok_or(PersonalError::UsedUp)?;
+        let mut keys = Zeroizing::new(vec![0; count as usize * KEY]);
         self.entropy.fill(&mut keys);
         let path = self.directory.join("keys");
         state.keys.write_all_at(&keys, u64::from(state.ready) * KEY as u64).map_err(at(&path))?;
         state.keys.sync_all().map_err(at(&path))?;
-        state.next = state.ready;
         state.ready = ready;
         Ok(())
     }
@@ -282,6 +299,20 @@ mod tests {
             use std::os::unix::fs::PermissionsExt;
             assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", entry.path());
         }
+    }
+
+    #[test]
+    fn new_subjects_are_sealed_while_nothing_can_be_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let pool = open(dir.path());
+        // Reading goes on, writing fails: as on a full disk.
+        pool.lock().keys = File::open(dir.path().join("keys")).unwrap();
+        for number in 0..AHEAD {
+            let sealed = pool.seal(&format!("operator {number}"), "Grace").unwrap();
+            assert_eq!(pool.open_value(&sealed).unwrap(), "Grace");
+        }
+        assert!(matches!(pool.seal("one more", "Alan"), Err(PersonalError::Io { .. })));
+        assert!(pool.seal("operator 3", "Grace").is_ok(), "who is known stays known");
     }
 
     #[test]
