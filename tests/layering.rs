@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::harness::source;
 
 /// Each module and its layer; the longest matching path wins.
-const LAYERS: [(&str, u8); 33] = [
+const LAYERS: [(&str, u8); 34] = [
     // 0 ground: the only places that read time, take random bytes, hold secrets, spawn tasks
     ("clock", 0),
     ("golden", 0),
@@ -47,6 +47,7 @@ const LAYERS: [(&str, u8); 33] = [
     ("telemetry", 7),
     ("app", 7),
     ("cli", 7),
+    ("simulation", 7),
     ("main", 7),
     ("lib", 7),
 ];
