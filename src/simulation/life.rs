@@ -135,6 +135,10 @@ async fn life(world: &mut World, faults: bool, ledger_tasks: &Tasks) -> End {
         }
     };
     world.store = Some(Arc::clone(&server.store));
+    world.disk.mend();
+    if world.disk.is_off() {
+        return End::Power;
+    }
     world.all_there(&server);
     for _ in 0..=world.draw(ACTS) {
         if faults && world.draw(5) == 0 {
@@ -156,8 +160,8 @@ async fn life(world: &mut World, faults: bool, ledger_tasks: &Tasks) -> End {
         }
         world.look();
     }
+    world.disk.mend();
     if world.disk.hits() == before {
-        world.disk.mend();
         World::replays(&server);
         world.all_there(&server);
     }
@@ -332,7 +336,8 @@ async fn issue(world: &mut World, server: &Server) -> bool {
             let is = !world.granted.contains(&proxy) || world.denied[&proxy] != Denied::No;
             let healthy = *server.ledger.health().borrow() == Health::Ok;
             assert!(!may || is, "{proxy} refused: {failure}");
-            assert!(may || !healthy || world.disk.hits() > 0, "{failure}");
+            let early = failure.to_string().contains("correct this machine's clock");
+            assert!(may || early || !healthy || world.disk.hits() > 0, "{failure}");
             return true;
         }
         None => return false,

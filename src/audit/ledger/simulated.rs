@@ -199,9 +199,9 @@ impl SimDisk {
         self.lock().hits
     }
 
-    /// Whether there is no space now.
-    pub(crate) fn is_full(&self) -> bool {
-        self.lock().full
+    /// Whether the power is off.
+    pub(crate) fn is_off(&self) -> bool {
+        *self.off.borrow()
     }
 
     /// Returns when the power goes.
