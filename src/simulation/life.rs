@@ -168,7 +168,7 @@ async fn life(world: &mut World, faults: bool, ledger_tasks: &Tasks) -> End {
     if faults && world.draw(2) == 0 {
         return died(world);
     }
-    let closed = close(server).await;
+    let closed = ticking(world, close(server)).await.unwrap_or(Err("it hangs".to_owned()));
     assert!(closed.is_ok() || world.disk.hits() > before, "{closed:?}");
     if closed.is_ok() { End::Closed } else { died(world) }
 }
@@ -204,7 +204,10 @@ async fn ticking<T>(world: &World, work: impl Future<Output = T>) -> Option<T> {
 }
 
 async fn close(server: Server) -> Result<(), String> {
-    assert_eq!(server.tasks.drain(Duration::from_secs(10)).await, [""; 0]);
+    let left = server.tasks.drain(Duration::from_secs(10)).await;
+    if !left.is_empty() {
+        return Err(left.join(", "));
+    }
     server.ledger.close().await.map_err(|failure| failure.to_string())
 }
 
