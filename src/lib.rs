@@ -15,6 +15,8 @@ pub mod clock;
 pub mod config;
 pub mod entropy;
 pub mod feed;
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(test)]
 mod golden;
 pub mod identity;

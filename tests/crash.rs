@@ -1,5 +1,6 @@
-//! Thirty times `kill -9` at a random moment with issues in flight: every certificate that anyone received has its
-//! record, no record that anyone saw acknowledged is lost, and the ledger verifies.
+//! Two hundred times `kill -9` at a random moment with issues and revocations in flight (`--full`: ten thousand): every
+//! certificate that anyone received has its record, no revocation that an operator saw acknowledged is lost or off the CRL,
+//! CRL numbers only grow, and the ledger verifies.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,14 +10,17 @@ use crate::harness::http::try_get;
 use crate::harness::policy::{self, Rule};
 use crate::harness::{alone, full, ledger, need, sds};
 
-/// Kills of one run.
-const KILLS: usize = 30;
+/// Kills of one run, and of a full one.
+const KILLS: [usize; 2] = [200, 10_000];
+
+/// An operator revokes something in one round of this many.
+const REVOKES: usize = 5;
 
 /// Clients asking at the same time.
 const CLIENTS: usize = 6;
 
 /// The longest that a server lives in one round.
-const LONGEST_LIFE: Duration = Duration::from_millis(400);
+const LONGEST_LIFE: Duration = Duration::from_millis(150);
 
 /// Small reproducible randomness; the seed is printed when the test fails.
 struct Dice(u64);
@@ -37,7 +41,8 @@ fn a_server_killed_at_random_loses_nothing_that_anyone_saw() {
     let received = Arc::new(Mutex::new(Vec::new()));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let mut checkpoints = Vec::new();
-    for round in 0..if full() { 10 * KILLS } else { KILLS } {
+    let (mut revoked, mut number) = (Vec::new(), 0);
+    for round in 0..KILLS[usize::from(full())] {
         let socket = server.socket("sds");
         let clients: Vec<_> = (0..CLIENTS)
             .map(|client| {
@@ -56,17 +61,54 @@ fn a_server_killed_at_random_loses_nothing_that_anyone_saw() {
         {
             checkpoints.push(answer.text());
         }
+        if round % REVOKES == 0 {
+            revoke_one(&server, &received, &mut revoked);
+        }
         server.kill();
         for client in clients {
             runtime.block_on(client).unwrap();
         }
         server.start();
+        let now = crl_number(&server);
+        assert!(now >= number, "CRL {now} after {number} in round {round}, seed {seed}");
+        number = now;
     }
+    expect_each_revoked(&server, &revoked);
     let received = received.lock().unwrap().clone();
     assert!(received.len() > 100, "only {} certificates, seed {seed}", received.len());
     assert!(server.stop().success());
     expect_each_recorded(&server, &received, seed);
     server_less_verification(&server, &checkpoints);
+}
+
+/// Revokes the newest certificate that anyone received; it is kept only if the operator was told that it is done.
+fn revoke_one(server: &Chancery, received: &Mutex<Vec<String>>, revoked: &mut Vec<String>) {
+    let Some(serial) = received.lock().unwrap().last().cloned() else { return };
+    let said = server.run(&["cert", "revoke", "--serial", &serial, "--yes", "--wait", "0s", "--output", "json"]);
+    if said.code == 0 {
+        revoked.push(serial);
+    }
+}
+
+/// The number of the issuing CA's CRL.
+fn crl_number(server: &Chancery) -> u64 {
+    let status = server.run(&["status", "--output", "json"]).expect(0).json();
+    let crls = status["crls"].as_array().expect("CRLs").iter();
+    crls.filter_map(|crl| crl["number"].as_u64()).max().expect("a number")
+}
+
+fn expect_each_revoked(server: &Chancery, revoked: &[String]) {
+    assert!(!revoked.is_empty(), "nothing was revoked");
+    let records = server.records_of("certificate.revoke", revoked.len());
+    for serial in revoked {
+        assert!(records.iter().any(|record| record["serial"] == serial.as_str()), "{serial} has no record");
+    }
+    let crl = try_get(server.http(), "/crl").expect("the CRLs").text();
+    let lists = chancery::x509::crl::Crl::parse_pem(crl.as_bytes()).expect("CRLs");
+    for serial in revoked {
+        let serial = chancery::x509::Serial::from_hex(serial).expect("a serial");
+        assert!(lists.iter().any(|crl| crl.revokes(&serial).is_some()), "{} is on no CRL", serial.hex());
+    }
 }
 
 fn expect_each_recorded(server: &Chancery, received: &[String], seed: u64) {

@@ -207,13 +207,23 @@ fn a_revoked_client_is_cut_off_refused_and_recorded() {
             stream.acknowledge(&update).await;
             held.push(stream);
         }
+        // A thief asks on the connection of the holder for what its rule makes of it, `{client}`, again and again.
+        let mut thief =
+            sds::Stream::open(stolen.connect(to).await.expect("a connection"), "n", NODE, "").await.unwrap();
+        assert_eq!(thief.next(SOON).await.expect("it renews itself").secret.name, NODE);
+        let issued = server.records_of("certificate.issue", 4).len();
         // Its serial: that one certificate, wherever it is used.
         let serial = stolen.serial();
         server.run(&["cert", "revoke", "--serial", &serial, "--reason", "key-compromise", "--yes"]).expect(0);
         let ended = held[0].next(SOON).await.expect_err("its stream ends");
         assert_ne!(ended.code(), tonic::Code::DeadlineExceeded, "{ended}");
+        assert!(thief.next(SOON).await.is_err(), "and so does the thief's");
+        if let Ok(channel) = stolen.connect(to).await {
+            assert!(sds::Stream::open(channel, "n", NODE, "").await.is_err(), "nor does it come back");
+        }
         let said = stolen.refusal(to).await;
         assert!(said.contains("CertificateRevoked"), "{said}");
+        assert_eq!(server.records_of("certificate.issue", issued).len(), issued, "nothing more was issued to it");
         let refused = server.wait_for_record("the refusal", |record| record["action"] == "attest.refuse");
         assert_eq!((&refused["subject"], &refused["serial"]), (&json!(NODE), &json!(serial)), "{refused}");
         assert_eq!(refused["reason"], "the client certificate is revoked", "{refused}");

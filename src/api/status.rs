@@ -3,6 +3,7 @@
 //! A status says what the caller can do and nothing of what it may not know: which rules exist, what the server's disk
 //! is like. Those who may know read the ledger, the log and `chancery policy explain`.
 
+use http::HeaderMap;
 use tonic::Status;
 
 use crate::attest::AttestError;
@@ -11,6 +12,40 @@ use crate::ca::issue::IssueError;
 use crate::feed::End;
 use crate::feed::source::SourceError;
 use crate::revocation::RevokeError;
+
+/// The longest text of a status, in bytes on the wire: clients take 16 KiB of headers, and give up beyond that without
+/// a word of what was wrong.
+pub const LONGEST_MESSAGE: usize = 8 << 10;
+
+/// What stands for the rest of a text.
+const CUT: &str = " … (cut)";
+
+/// `status` with a text that every client takes.
+#[must_use]
+pub fn bounded(status: Status) -> Status {
+    // Three bytes for each that is percent-encoded (gRPC over HTTP/2, "Responses").
+    let encoded = |letter: char| if letter.is_ascii_alphanumeric() { 1 } else { 3 * letter.len_utf8() };
+    let (message, mut length) = (status.message(), CUT.chars().map(encoded).sum::<usize>());
+    let beyond = message.char_indices().find(|(_, letter)| {
+        length += encoded(*letter);
+        length > LONGEST_MESSAGE
+    });
+    let Some((end, _)) = beyond else { return status };
+    let kept = message.get(..end).unwrap_or_default();
+    Status::new(status.code(), format!("{kept}{CUT}"))
+}
+
+/// The same for the headers of an answer.
+pub fn bound_headers(headers: &mut HeaderMap) {
+    if headers.get(Status::GRPC_MESSAGE).is_none_or(|text| text.len() <= LONGEST_MESSAGE) {
+        return;
+    }
+    let Some(status) = Status::from_header_map(headers).map(bounded) else { return };
+    if status.add_header(headers).is_err() {
+        // A status without its text still has its code.
+        headers.remove(Status::GRPC_MESSAGE);
+    }
+}
 
 /// Why a stream of secrets ends.
 #[must_use]
@@ -94,6 +129,23 @@ mod tests {
     use tonic::Code;
 
     use super::*;
+
+    #[test]
+    fn a_text_is_never_longer_than_a_client_takes() {
+        for text in ["a", " ", "é", "\u{10348}", "line\n"] {
+            let status = bounded(Status::invalid_argument(text.repeat(100_000)));
+            let mut headers = HeaderMap::new();
+            status.add_header(&mut headers).unwrap();
+            let length = headers[Status::GRPC_MESSAGE].len();
+            assert!((LONGEST_MESSAGE / 4..=LONGEST_MESSAGE).contains(&length), "{text:?}: {length}");
+            assert!(status.message().ends_with("(cut)"));
+            let mut long = HeaderMap::new();
+            Status::invalid_argument(text.repeat(100_000)).add_header(&mut long).unwrap();
+            bound_headers(&mut long);
+            assert_eq!(long.get(Status::GRPC_MESSAGE), headers.get(Status::GRPC_MESSAGE));
+        }
+        assert_eq!(bounded(Status::internal("short")).message(), "short");
+    }
 
     #[test]
     fn each_fault_has_its_code() {

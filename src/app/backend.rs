@@ -10,23 +10,25 @@ use tonic::Status;
 use tracing::error;
 
 use super::addresses::Addresses;
+use super::lag::IndexLag;
 use super::reload::Reloader;
 use super::state::State;
 use crate::api::admin::backend::{
     AuthoritySchedule, Backend, Head, Holding, IssueAsk, LedgerAccess, PolicyInForce, Receipt, ServerFacts,
 };
 use crate::api::status;
+use crate::attest::AttestError;
 use crate::audit::event::{Event, Sealed};
 use crate::audit::ledger::{Health, Ledger, Position};
 use crate::audit::personal::ErasurePool;
-use crate::ca::issue::{IssueRequest, Issued, KeyRequest, RequestContext, Street};
+use crate::ca::issue::{IssueRequest, Issued, KeyRequest, RequestContext, Street, Unattested};
 use crate::ca::slot::{Authorities, Authority, Level};
 use crate::caller::Caller;
 use crate::clock::{Clock, rfc3339_seconds};
 use crate::feed::Feed;
 use crate::identity::TrustDomain;
-use crate::policy::Wanted;
 use crate::policy::schedule::{AuthorityTimes, authority_plan};
+use crate::policy::{ADMIN_SOCKET, Wanted};
 use crate::proto::chancery::admin::v1 as pb;
 use crate::revocation::{CrlSet, Revoker};
 use crate::store::CertificateRow;
@@ -45,6 +47,7 @@ pub(super) struct AppBackend {
     revoker: Revoker,
     trust_domain: TrustDomain,
     reloader: Reloader,
+    lag: IndexLag,
     sealed_beside: bool,
     issuing_lifetime: Duration,
     started_at: OffsetDateTime,
@@ -58,7 +61,7 @@ impl AppBackend {
         feed: Feed,
         settings: &crate::config::Settings,
         addresses: &Addresses,
-        reloader: Reloader,
+        (reloader, lag): (Reloader, IndexLag),
     ) -> Self {
         Self {
             street: state.street.clone(),
@@ -68,6 +71,7 @@ impl AppBackend {
             revoker: state.revoker.clone(),
             trust_domain: settings.trust_domain.clone(),
             reloader,
+            lag,
             sealed_beside: settings.sealing_key.is_none(),
             issuing_lifetime: settings.ca.issuing.lifetime,
             started_at: state.started_at,
@@ -240,6 +244,7 @@ impl Backend for AppBackend {
     fn facts(&self) -> ServerFacts {
         let (authorities, now) = (self.authorities_now(), self.clock.now());
         let mut problems = problems(&self.ledger, &authorities, now);
+        problems.extend(self.lag.problem());
         let ready = problems.is_empty();
         problems.extend(crl_problems(&self.revoker.published(), &authorities, now));
         ServerFacts {
@@ -278,6 +283,12 @@ impl LedgerAccess for AppLedger {
 
     fn refused<'a>(&'a self, caller: &'a Caller, event: Event) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(async move { self.street.refused(caller, event).await.map_err(|why| status::of_ledger(&why)) })
+    }
+
+    fn unattested<'a>(&'a self, why: &'a AttestError) -> BoxFuture<'a, ()> {
+        let (listener, why) = (ADMIN_SOCKET.to_owned(), why.to_string());
+        let refused = Unattested { transport: "unix", listener, identity: None, serial: None, why };
+        Box::pin(async move { self.street.attest_refused(&refused).await })
     }
 
     fn logs(&self) -> Vec<(String, u64)> {

@@ -10,6 +10,7 @@ pub mod backend;
 mod change;
 pub mod directory;
 mod hands;
+mod lag;
 mod listeners;
 pub mod notify;
 mod own;
@@ -30,6 +31,8 @@ use tracing::{error, info};
 
 use crate::api::admin;
 use crate::api::http::{self, HttpLimits};
+use crate::audit::ledger::Ledger;
+use crate::ca::issue::Street;
 use crate::config::Settings;
 use crate::feed::Feed;
 use crate::rotation;
@@ -91,6 +94,25 @@ impl Bound {
         Self { configuration, ..self }
     }
 
+    /// The street, for who measures it without a connection.
+    #[must_use]
+    pub fn street(&self) -> &Street {
+        &self.state.street
+    }
+
+    /// The ledger that the street writes to.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.state.ledger
+    }
+
+    /// Ends what was built and never served.
+    pub async fn close(self) {
+        let Self { state, settings, feed, listeners, .. } = self;
+        drop((feed, listeners));
+        state.close(settings.limits.drain).await;
+    }
+
     /// What `up` tells its operator; `None` without an active authority, which a server that was built has.
     #[must_use]
     pub fn summary(&self) -> Option<crate::cli::up::UpSummary> {
@@ -108,7 +130,9 @@ impl Bound {
         let operators = Arc::new(ArcSwap::from_pointee(settings.admin.operators.clone()));
         let live = Live { operators: Arc::clone(&operators) };
         let reloader = Reloader::new(&state, &settings, configuration, live);
-        let backend = Arc::new(AppBackend::new(&state, feed.clone(), &settings, &addresses, reloader.clone()));
+        let lag = lag::IndexLag::new(state.ledger.reader(), Arc::clone(&state.store), state.clock.clone());
+        let backend =
+            Arc::new(AppBackend::new(&state, feed.clone(), &settings, &addresses, (reloader.clone(), lag.clone())));
 
         let (admin, remote, http) = listeners.serve(&state, &settings, (&feed, &health)).await;
         let service = admin::AdminService::new(admin::Sources {
@@ -131,7 +155,7 @@ impl Bound {
             }
         });
         if let Some(listener) = http {
-            http::serve(listener, Web::new(&state, feed.clone()), HttpLimits::default(), &state.tasks);
+            http::serve(listener, Web::new(&state, feed.clone(), lag), HttpLimits::default(), &state.tasks);
         }
         go_on_by_themselves(&mut state, reloader);
         let file = AddressesFile::write(state.directory.path(), &addresses)?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use super::backend::{REFRESH_HINT_S, bundle, bundle_sequence, problems};
+use super::lag::IndexLag;
 use super::state::State;
 use crate::api::http::{BundleDocument, HttpSources, Route};
 use crate::audit::ledger::{Health, Ledger, LedgerReader, LogInfo};
@@ -26,10 +27,11 @@ pub(super) struct Web {
     store: Arc<dyn Store>,
     revoker: Revoker,
     metrics: Metrics,
+    lag: IndexLag,
 }
 
 impl Web {
-    pub(super) fn new(state: &State, feed: Feed) -> Arc<Self> {
+    pub(super) fn new(state: &State, feed: Feed, lag: IndexLag) -> Arc<Self> {
         Arc::new(Self {
             street: state.street.clone(),
             ledger: state.ledger.clone(),
@@ -39,6 +41,7 @@ impl Web {
             store: Arc::clone(&state.store),
             revoker: state.revoker.clone(),
             metrics: state.metrics.clone(),
+            lag,
         })
     }
 
@@ -55,7 +58,7 @@ impl Web {
         let (logs, index_lag) = self.logs();
         let levels = [("root", authorities.active_root()), ("issuing", authorities.active())];
         Sample {
-            ready: problems(&self.ledger, &authorities, now).is_empty(),
+            ready: problems(&self.ledger, &authorities, now).is_empty() && self.lag.problem().is_none(),
             pushes: counts.pushes,
             acks: counts.acks,
             nacks: counts.nacks,
@@ -129,7 +132,8 @@ impl HttpSources for Web {
 
     fn problems(&self) -> Vec<String> {
         // What, not where: paths and causes are for operators (`chancery status`).
-        let all = problems(&self.ledger, &self.street.authorities().borrow(), self.clock.now());
+        let mut all = problems(&self.ledger, &self.street.authorities().borrow(), self.clock.now());
+        all.extend(self.lag.problem());
         all.iter().filter_map(|problem| problem.split([':', ';']).next()).map(str::to_owned).collect()
     }
 

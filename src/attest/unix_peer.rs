@@ -116,6 +116,13 @@ pub(super) fn lives(pidfd: BorrowedFd<'_>) -> bool {
     poll(&mut asked, PollTimeout::ZERO) == Ok(0)
 }
 
+/// Reads what would be a process's `status` and `stat`, for `fuzzing`.
+pub(crate) fn read_proc(bytes: &[u8]) {
+    let groups = parse_groups(&String::from_utf8_lossy(bytes));
+    assert!(groups.len() <= MOST_GROUPS && groups.is_sorted());
+    let _ = parse_started(bytes);
+}
+
 fn parse_groups(status: &str) -> Vec<u32> {
     let line = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
     let all = line.split_whitespace().take(MOST_GROUPS).filter_map(|group| group.parse().ok());

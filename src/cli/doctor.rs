@@ -371,6 +371,11 @@ fn doctor_screen(output: &DoctorOutput, paint: Paint) -> String {
     format!("{}{end}", table.render(""))
 }
 
+/// Looks at an Envoy configuration and keeps what it found to itself, for `fuzzing`.
+pub(crate) fn look_at_envoy(text: &str) {
+    envoy::look_at(text);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,6 +5,7 @@
 //! anything about certificates, and nothing but `cert issue` and `fetch` ever holds a key.
 
 pub mod audit;
+pub mod bench;
 pub mod bundle;
 pub mod ca;
 pub mod cert;
@@ -100,6 +101,8 @@ enum Command {
     Status,
     /// Looks for what is wrong with an installation, with or without its server
     Doctor(doctor::Doctor),
+    /// Measures this build on this machine, beside what the machine does by itself
+    Bench(bench::Bench),
     /// Has the server read its policy and configuration files again
     Reload,
     /// The configuration file: check, default
@@ -171,6 +174,7 @@ fn dispatch(command: Command, context: &Context) -> Done {
         Command::Bundle(command) => client_side(command.run(context)),
         Command::Policy(command) => client_side(command.run(context)),
         Command::Audit(command) => client_side(command.run(context)),
+        Command::Bench(args) => bench::run(&args, context),
         Command::Probe(args) => client_side(probe::run(args, context)),
         Command::Status => client_side(status::run(context)),
         Command::Reload => client_side(reload::run(context)),

@@ -7,7 +7,7 @@ use super::doctor::{CheckOutput, DoctorOutput, Finding};
 use super::probe::{CertificateOutput, Entry, ProbeOutput};
 use super::records::RecordOutput;
 use super::verify::{VerifiedLog, VerifyOutput};
-use super::{cert, config_file, policy};
+use super::{bench, cert, config_file, policy};
 use crate::proto::chancery::admin::v1 as pb;
 
 const HEAD: &str = "\
@@ -324,8 +324,27 @@ fn of_files(page: &mut String) {
     section(page, "config check", &checked);
     let check =
         CheckOutput { check: "disk".into(), finding: Finding::Ok, detail: "57553 MiB free for the ledger".into() };
+    measured(page);
     probe(page);
     section(page, "doctor", &DoctorOutput { checks: vec![check] });
+}
+
+fn measured(page: &mut String) {
+    let machine = bench::MachineOutput {
+        cores: 2,
+        key_and_sign_us: 35.5,
+        verify_and_sign_us: 73.25,
+        fdatasync_us: 140.5,
+        sha256_mb_s: 1_500.5,
+    };
+    let row = bench::Row {
+        what: "street, key made here: CPU each".into(),
+        value: 52.5,
+        unit: "µs".into(),
+        limit: Some(35.5),
+        target: "≤ 1.5 × raw".into(),
+    };
+    section(page, "bench", &bench::BenchOutput { machine, rows: vec![row] });
 }
 
 fn probe(page: &mut String) {

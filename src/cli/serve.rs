@@ -64,7 +64,7 @@ fn keep_memory_private() {
 
 /// The usual soft limit of 1,024 open files is less than the connections that are allowed; the ledger's own files must
 /// never be those that find no place.
-fn take_all_descriptors() {
+pub(crate) fn take_all_descriptors() {
     let raised =
         getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {

@@ -322,6 +322,12 @@ impl Registered {
         });
     }
 
+    /// Whether `version` is what was sent last, or is held.
+    pub(crate) fn is_of(&self, version: &str) -> bool {
+        let inner = self.registry.lock();
+        inner.entries.get(&self.id).is_some_and(|entry| entry.facts.version.as_deref() == Some(version))
+    }
+
     /// Returns when something may have been ordered.
     pub(crate) async fn woken(&self) {
         self.wake.notified().await;

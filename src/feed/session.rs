@@ -4,7 +4,7 @@
 //! side and hands out one [`Update`] at a time. Dropping the session ends them all and frees their places.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use futures::future::{AbortHandle, Abortable, BoxFuture};
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -25,6 +25,16 @@ pub struct Update {
     pub name: Arc<str>,
     /// Its content.
     pub payload: Payload,
+    place: Weak<Registered>,
+}
+
+impl Update {
+    /// Whether it may still be sent: not when it was taken away or overtaken while it waited for its proxy to read. What
+    /// was made for a stream that ended since is for the edge to judge.
+    #[must_use]
+    pub fn stands(&self) -> bool {
+        self.place.upgrade().is_none_or(|place| place.is_of(&self.payload.version))
+    }
 }
 
 /// Why a stream must end. The texts are for the caller.
@@ -203,7 +213,8 @@ impl Session {
             self.running.push(running);
             subscribed.abort = abort;
             count(&self.feed.counters.pushes);
-            return Ok(Update { name, payload });
+            let place = Arc::downgrade(&subscribed.place);
+            return Ok(Update { name, payload, place });
         }
     }
 

@@ -17,7 +17,7 @@ fn session(feed: &Feed) -> Session {
 async fn settle(session: &mut Session) -> Option<Result<String, End>> {
     for _ in 0..20 {
         if let Some(outcome) = session.next().now_or_never() {
-            return Some(outcome.map(|Update { name, payload }| format!("{name}={}", payload.version)));
+            return Some(outcome.map(|Update { name, payload, .. }| format!("{name}={}", payload.version)));
         }
         tokio::task::yield_now().await;
     }

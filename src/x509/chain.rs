@@ -154,6 +154,7 @@ struct Authority {
     not_before: OffsetDateTime,
     not_after: OffsetDateTime,
     path_length: Option<u32>,
+    signs_crls: bool,
 }
 
 impl Issuer {
@@ -232,6 +233,12 @@ impl Issuer {
         self.own.not_after
     }
 
+    /// Whether it may sign CRLs: a verifier takes none of one that may not (RFC 5280 section 6.3.3, step f).
+    #[must_use]
+    pub fn signs_crls(&self) -> bool {
+        self.own.signs_crls
+    }
+
     /// How many CAs may stand below it; nothing means any number.
     #[must_use]
     pub fn path_length(&self) -> Option<u32> {
@@ -277,9 +284,10 @@ impl Authority {
         let path_length = constraints.value.path_len_constraint;
         // RFC 5280 permits a CA without keyUsage; X509-SVID section 4.3 does not.
         let usage = certificate.key_usage().map_err(|_| IssuerError::Malformed)?;
-        if !usage.is_some_and(|usage| usage.value.key_cert_sign()) {
+        let Some(usage) = usage.filter(|usage| usage.value.key_cert_sign()) else {
             return Err(IssuerError::NoCertSign { name });
-        }
+        };
+        let signs_crls = usage.value.crl_sign();
         let (mut key_id, mut issuer_key_id) = (None, None);
         for extension in certificate.extensions() {
             if let ParsedExtension::SubjectKeyIdentifier(found) = extension.parsed_extension() {
@@ -297,7 +305,19 @@ impl Authority {
             return Err(IssuerError::NeverValid { name });
         }
         let issuer = certificate.issuer().as_raw().to_vec();
-        let read = Self { name, subject, issuer, key, key_id, issuer_key_id, not_before, not_after, path_length, der };
+        let read = Self {
+            name,
+            subject,
+            issuer,
+            key,
+            key_id,
+            issuer_key_id,
+            not_before,
+            not_after,
+            path_length,
+            signs_crls,
+            der,
+        };
         // What calls itself a root must have signed itself, or another key hides behind a root's name.
         if read.self_issued() {
             read.issued(&read)?;

@@ -77,7 +77,10 @@ impl Sources {
     ) -> Result<Operator, Status> {
         let (caller, login) = match peer {
             Some(PeerInfo { caller: Ok(caller), login }) => (caller, login),
-            Some(PeerInfo { caller: Err(why), .. }) => return Err(Status::permission_denied(why.to_string())),
+            Some(PeerInfo { caller: Err(why), .. }) => {
+                self.ledger.unattested(&why).await;
+                return Err(Status::permission_denied(why.to_string()));
+            }
             None => return Err(Status::permission_denied("the admin API answers on its own listeners only")),
         };
         let role = self.operators.load().role_of(caller.evidence(), self.own_uid);
@@ -97,6 +100,18 @@ impl Sources {
                 Err(Status::permission_denied(self.stranger(&operator.caller)))
             }
         }
+    }
+
+    /// Whether `operator` still has the role that it came in with; a reload may have taken it.
+    pub(super) fn still(&self, operator: &Operator) -> Result<(), Status> {
+        let role = self.operators.load().role_of(operator.caller.evidence(), self.own_uid);
+        if role.is_some_and(|role| role >= operator.role) {
+            return Ok(());
+        }
+        let (who, was) = (&operator.name, operator.role);
+        Err(Status::permission_denied(format!(
+            "{who} does not have the role {was} any more: ask again with the one it has"
+        )))
     }
 
     /// What somebody without any role is told.

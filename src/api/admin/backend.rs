@@ -12,6 +12,7 @@ use time::OffsetDateTime;
 use tokio::sync::mpsc;
 use tonic::Status;
 
+use crate::attest::AttestError;
 use crate::audit::event::{Event, Sealed};
 use crate::ca::standing::Denied;
 use crate::caller::Caller;
@@ -155,6 +156,8 @@ pub trait LedgerAccess: Send + Sync + 'static {
     fn append(&self, event: Event) -> BoxFuture<'_, Result<String, Status>>;
     /// Writes a refusal down: the first few of a caller are each a durable record, further ones become a count.
     fn refused<'a>(&'a self, caller: &'a Caller, event: Event) -> BoxFuture<'a, Result<(), Status>>;
+    /// Writes down that a peer could not be attested; counted like every refusal.
+    fn unattested<'a>(&'a self, why: &'a AttestError) -> BoxFuture<'a, ()>;
     /// Every log's origin and size, oldest first; the last is written to.
     fn logs(&self) -> Vec<(String, u64)>;
     /// The head of the log that is written to.

@@ -1,4 +1,8 @@
-//! Lets readers and above through to a service that knows no roles: health, reflection.
+//! Every call of the admin listeners passes here first: who has too low a role is told so before its request is read.
+//!
+//! A request can be as large as a policy, and generated code reads it whole before it calls the service; nobody who is
+//! only told no makes us hold it. What a role may do beyond that depends on what is asked, and the service asks again.
+//! Answers leave through here too: a status whose text is longer than a client takes is cut.
 
 use std::convert::Infallible;
 use std::task::{Context, Poll};
@@ -10,21 +14,42 @@ use tonic::server::NamedService;
 use tower::Service;
 
 use super::AdminService;
+use super::rights::RIGHTS;
 use super::roles::Role;
 use super::server::PeerInfo;
+use crate::api::status;
+
+/// What the record of a refusal says of a call that no table has.
+const NO_CALL: &str = "no such call";
 
 /// A service behind the question who asks.
 #[derive(Clone)]
 pub(super) struct Gate<S> {
     inner: S,
     service: AdminService,
-    what: &'static str,
+    what: Option<&'static str>,
 }
 
 impl<S> Gate<S> {
-    /// `what` is what the record of a refusal says was tried.
-    pub(super) fn new(inner: S, service: AdminService, what: &'static str) -> Self {
-        Self { inner, service, what }
+    /// For a service that knows no roles: readers and above come through. `what` is what the record of a refusal says was
+    /// tried.
+    pub(super) fn readers(inner: S, service: AdminService, what: &'static str) -> Self {
+        Self { inner, service, what: Some(what) }
+    }
+
+    /// For the service whose calls are in the table of rights.
+    pub(super) fn table(inner: S, service: AdminService) -> Self {
+        Self { inner, service, what: None }
+    }
+
+    /// The least role that any request to `path` takes, and what is tried with it.
+    fn least(&self, path: &str) -> (Role, &'static str) {
+        if let Some(what) = self.what {
+            return (Role::Reader, what);
+        }
+        let rpc = path.rsplit('/').next().unwrap_or_default();
+        let right = RIGHTS.iter().find(|right| right.rpc == rpc);
+        right.map_or((Role::Reader, NO_CALL), |right| (right.least, right.what))
     }
 }
 
@@ -49,13 +74,16 @@ where
         // The one that was found ready answers; a clone takes its place.
         let fresh = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, fresh);
-        let (service, what) = (self.service.clone(), self.what);
+        let (least, what) = self.least(request.uri().path());
+        let service = self.service.clone();
         let peer = request.extensions().get::<PeerInfo>().cloned();
         Box::pin(async move {
-            match service.sources().admit_peer(peer, Role::Reader, what).await {
-                Ok(_) => inner.call(request).await,
-                Err(status) => Ok(status.into_http()),
-            }
+            let mut answer = match service.sources().admit_peer(peer, least, what).await {
+                Ok(_) => inner.call(request).await?,
+                Err(status) => status.into_http(),
+            };
+            status::bound_headers(answer.headers_mut());
+            Ok(answer)
         })
     }
 }

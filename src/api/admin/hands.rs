@@ -58,6 +58,7 @@ impl<T: Send + 'static> Teller<T> {
 
     async fn tell(&mut self, message: Result<T, Status>) {
         let Some(told) = &self.0 else { return };
+        let message = message.map_err(status::bounded);
         if !matches!(tokio::time::timeout(SLOWEST_READER, told.send(message)).await, Ok(Ok(()))) {
             self.0 = None;
         }

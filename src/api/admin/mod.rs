@@ -11,6 +11,7 @@ pub mod change;
 mod choice;
 mod gate;
 mod hands;
+mod places;
 mod records;
 pub mod rights;
 pub mod roles;
@@ -25,8 +26,9 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 
+pub use places::{MOST_CONNECTIONS, MOST_PER_OPERATOR, MOST_STRANGERS};
 pub use roles::{Operators, Role};
-pub use server::{LARGEST_REQUEST, MOST_CONNECTIONS, MOST_STRANGERS, MOST_STREAMS, REQUEST_TIMEOUT, serve};
+pub use server::{LARGEST_REQUEST, MOST_STREAMS, REQUEST_TIMEOUT, serve};
 pub use service::AdminService;
 
 use crate::audit::event::Recorder;

@@ -12,6 +12,8 @@ use time::OffsetDateTime;
 use tonic::Status;
 
 use super::Sources;
+use super::acts::Operator;
+use crate::api::status::bounded;
 use crate::audit::event::{Action, Event};
 use crate::clock::parse_rfc3339;
 use crate::proto::chancery::admin::v1 as pb;
@@ -91,8 +93,8 @@ struct Walk {
     place: Place,
     left: Option<u64>,
     follow: bool,
-    /// Whether the reader sees what operators are called.
-    names: bool,
+    /// Who reads, for as long as it has the role that it had.
+    operator: Operator,
     ready: VecDeque<pb::AuditRecord>,
 }
 
@@ -192,7 +194,7 @@ impl Sources {
         self: Arc<Self>,
         ask: &pb::ReadAuditRequest,
         filter: Filter,
-        names: bool,
+        operator: Operator,
     ) -> Result<impl Stream<Item = Result<pb::AuditRecord, Status>> + Send + use<>, Status> {
         let logs = self.ledger.logs();
         let last = logs.len().saturating_sub(1);
@@ -207,13 +209,13 @@ impl Sources {
             Place { log: 0, next: 0 }
         };
         let left = (ask.count > 0).then_some(ask.count);
-        let walk = Walk { sources: self, filter, place, left, follow: ask.follow, names, ready: VecDeque::new() };
+        let walk = Walk { sources: self, filter, place, left, follow: ask.follow, operator, ready: VecDeque::new() };
         Ok(stream::unfold(Some(walk), |walk| async move {
             let mut walk = walk?;
             match walk.next().await {
                 Ok(Some(record)) => Some((Ok(record), Some(walk))),
                 Ok(None) => None,
-                Err(status) => Some((Err(status), None)),
+                Err(status) => Some((Err(bounded(status)), None)),
             }
         })
         .boxed())
@@ -248,13 +250,14 @@ impl Walk {
     }
 
     async fn fill(&mut self, origin: &str, size: u64) -> Result<(), Status> {
-        let end = size.min(self.place.next + CHUNK);
+        self.sources.still(&self.operator)?;
+        let (end, names) = (size.min(self.place.next + CHUNK), self.operator.sees_names());
         let leaves = self.sources.ledger.read(origin, self.place.next..end).await?;
         if leaves.is_empty() {
             return Err(Status::internal(format!("{origin} gave no record from {} on", self.place.next)));
         }
         for leaf in &leaves {
-            let (record, event) = self.sources.render(origin, self.place.next, leaf, self.names)?;
+            let (record, event) = self.sources.render(origin, self.place.next, leaf, names)?;
             self.place.next += 1;
             if self.filter.takes(&event) {
                 self.ready.push_back(record);

@@ -1,18 +1,16 @@
 //! The listeners of the admin API: attest each peer as it connects and hand its requests to the services.
 //!
-//! Connections of those who have a role and of those who have none are counted apart, so that strangers, who are only told
-//! no, can't keep an operator out. Health and reflection are for operators too: both stand behind [`Gate`].
+//! Connections are counted in [`places`](super::places). Every service stands behind [`Gate`], health and reflection too.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::stream::{self, Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
@@ -23,6 +21,7 @@ use tracing::warn;
 
 use super::AdminService;
 use super::gate::Gate;
+use super::places::{Place, Places};
 use crate::api::tls::Connection;
 use crate::attest::{AttestError, login, unix_peer};
 use crate::caller::{Caller, Evidence};
@@ -38,12 +37,6 @@ pub const MOST_STREAMS: u32 = 32;
 
 /// How long an answer may take to begin.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Connections of operators at once.
-pub const MOST_CONNECTIONS: usize = 256;
-
-/// Connections at once of peers that have no role and are only told so.
-pub const MOST_STRANGERS: usize = 16;
 
 /// How often a silent connection is asked whether it lives.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -88,7 +81,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytes for T {}
 pub(super) struct Peer {
     bytes: Box<dyn Bytes>,
     info: PeerInfo,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Connected for Peer {
@@ -116,28 +109,6 @@ impl AsyncWrite for Peer {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.bytes).poll_shutdown(cx)
-    }
-}
-
-/// Places for connections; cheap to clone, shared by all listeners.
-#[derive(Debug, Clone)]
-struct Places {
-    operators: Arc<Semaphore>,
-    strangers: Arc<Semaphore>,
-}
-
-impl Places {
-    fn new() -> Self {
-        Self {
-            operators: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
-            strangers: Arc::new(Semaphore::new(MOST_STRANGERS)),
-        }
-    }
-
-    /// A place for one more connection; `None` when all are taken.
-    fn take(&self, has_role: bool) -> Option<OwnedSemaphorePermit> {
-        let places = if has_role { &self.operators } else { &self.strangers };
-        Arc::clone(places).try_acquire_owned().ok()
     }
 }
 
@@ -180,7 +151,11 @@ fn tls_peers(
 
 fn seat(bytes: Box<dyn Bytes>, info: PeerInfo, service: &AdminService, places: &Places) -> Option<Peer> {
     let has_role = info.caller.as_ref().is_ok_and(|caller| service.knows(caller));
-    match places.take(has_role) {
+    let place = match &info.caller {
+        Ok(caller) if has_role => places.operator(caller.account()),
+        Ok(_) | Err(_) => places.stranger(),
+    };
+    match place {
         Some(place) => Some(Peer { bytes, info, _place: place }),
         None => {
             let caller = info.caller.as_ref().map(Caller::label);
@@ -221,6 +196,7 @@ pub async fn serve(
         reflection().build_v1().expect("descriptors that the build wrote"),
         reflection().build_v1alpha().expect("descriptors that the build wrote"),
     );
+    let admin = AdminServer::new(service.clone()).max_decoding_message_size(LARGEST_REQUEST);
     Server::builder()
         .timeout(REQUEST_TIMEOUT)
         .max_concurrent_streams(MOST_STREAMS)
@@ -228,10 +204,10 @@ pub async fn serve(
         .http2_max_pending_accept_reset_streams(Some(RESETS))
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .add_service(Gate::new(health, service.clone(), "health"))
-        .add_service(Gate::new(v1, service.clone(), "reflection"))
-        .add_service(Gate::new(v1alpha, service.clone(), "reflection"))
-        .add_service(AdminServer::new(service).max_decoding_message_size(LARGEST_REQUEST))
+        .add_service(Gate::readers(health, service.clone(), "health"))
+        .add_service(Gate::readers(v1, service.clone(), "reflection"))
+        .add_service(Gate::readers(v1alpha, service.clone(), "reflection"))
+        .add_service(Gate::table(admin, service))
         .serve_with_incoming_shutdown(peers, stopping.cancelled_owned())
         .await
 }

@@ -179,7 +179,7 @@ impl Admin for AdminService {
         }
         let event = self.0.act(Action::OperatorRead, &operator, what);
         self.0.ledger.append(event).await?;
-        let records = Arc::clone(&self.0).walk(&ask, filter, operator.sees_names()).await?;
+        let records = Arc::clone(&self.0).walk(&ask, filter, operator).await?;
         Ok(Response::new(Box::pin(records)))
     }
 

@@ -18,6 +18,7 @@ use tonic::Status;
 
 use crate::api::sds::said::Dialect;
 use crate::api::sds::{frame, versions};
+use crate::api::status::bounded;
 use crate::feed::Update;
 
 /// What waits to be sent and what waits to be answered, of one stream.
@@ -92,9 +93,15 @@ impl Outbox {
     }
 
     /// The next message: its head and its content.
-    fn take(&self) -> Option<(Bytes, Bytes)> {
+    pub(super) fn take(&self) -> Option<(Bytes, Bytes)> {
         let mut state = self.lock();
-        let Update { name, payload } = state.pending.pop_front()?;
+        // A client that did not read for a while does not get what was taken away meanwhile.
+        let Update { name, payload, .. } = loop {
+            let update = state.pending.pop_front()?;
+            if update.stands() {
+                break update;
+            }
+        };
         state.last_nonce += 1;
         let nonce = state.last_nonce;
         let version = Arc::clone(&payload.version);
@@ -142,6 +149,7 @@ impl Body for StreamBody {
         {
             self.work = None;
             let mut trailers = HeaderMap::new();
+            let status = bounded(status);
             // A status whose text can't be a header still has its code.
             if status.add_header(&mut trailers).is_err() {
                 trailers.insert(Status::GRPC_STATUS, (status.code() as u16).into());

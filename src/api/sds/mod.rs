@@ -188,3 +188,14 @@ async fn identified<I>(
     };
     connection::run(stream, peer, counted.account(), context).await;
 }
+
+/// Reads and checks a message as a stream would, for `fuzzing`.
+pub(crate) fn read(message: &[u8], delta: bool) {
+    let dialect = if delta { said::Dialect::Delta } else { said::Dialect::StateOfTheWorld };
+    let method = said::Method { dialect, aggregated: true };
+    if let Ok(said) = method.read(message) {
+        for first in [true, false] {
+            let _ = method.check(&said, first, &SdsLimits::default());
+        }
+    }
+}

@@ -1,11 +1,11 @@
 //! Accepts TCP connections, shakes hands beside the accepting, and hands over what became a caller's.
 //!
-//! Handshakes under way are bounded, and those of one address among them, so that clients who never finish keep nobody
+//! Handshakes under way are bounded, and those of one address (of one /64 in IPv6, which one machine has whole) among them, so that clients who never finish keep nobody
 //! else out for longer than `handshake_timeout`. A consumer that takes no more connections lets them wait, and in the
 //! end the system's queue.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -88,12 +88,24 @@ impl One {
     }
 }
 
+/// The bits of an IPv6 address that tell networks apart; a machine chooses the others as it likes (RFC 4291, 2.5.1).
+const NETWORK: u128 = !0 << 64;
+
+/// What is counted as one address.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & NETWORK)),
+        four @ IpAddr::V4(_) => four,
+    }
+}
+
 /// How many handshakes of each address are under way.
 #[derive(Debug, Default)]
 struct Addresses(Mutex<HashMap<IpAddr, usize>>);
 
 impl Addresses {
     fn enter(self: &Arc<Self>, address: IpAddr, most: usize) -> Option<Counted> {
+        let address = network(address);
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(address).or_default();
         if *count >= most {
@@ -119,5 +131,23 @@ impl Drop for Counted {
                 counts.remove(&self.address);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_has_one_share_however_many_addresses_it_uses() {
+        let addresses = Arc::new(Addresses::default());
+        let enter = |text: &str| addresses.enter(text.parse().unwrap(), 2);
+        let held = [enter("2001:db8::1"), enter("2001:db8::ffff:0:0:1")];
+        assert!(held.iter().all(Option::is_some));
+        assert!(enter("2001:db8::2").is_none() && enter("2001:db8:0:1::2").is_some());
+        let _four = [enter("192.0.2.1"), enter("::ffff:192.0.2.1")];
+        assert!(enter("192.0.2.1").is_none() && enter("192.0.2.2").is_some());
+        drop(held);
+        assert!(enter("2001:db8::2").is_some());
     }
 }

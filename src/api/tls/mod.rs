@@ -3,8 +3,8 @@
 //! TLS 1.3 only, a post-quantum key exchange first, and no resumption of any kind: a client that was revoked meanwhile
 //! must not come back without showing its certificate. Every client presents a certificate of ours; `verify` judges it
 //! during the handshake, the index and [`attest::mtls`](crate::attest::mtls) after it. What is always true of a
-//! [`Connection`]: its caller is attested, and it ends by itself when that certificate ends or is revoked, or its
-//! identity denied. The SDS and admin edges take connections from [`incoming()`]; nothing here knows what they serve.
+//! [`Connection`]: its caller is attested, and it ends by itself when that certificate ends or is revoked, its
+//! identity denied or its authority withdrawn. The SDS and admin edges take connections from [`incoming()`]; nothing here knows what they serve.
 
 mod connection;
 mod identity;
@@ -206,7 +206,9 @@ impl Acceptor {
     }
 
     fn connection(&self, stream: tokio_rustls::server::TlsStream<TcpStream>, caller: Caller) -> Connection {
-        let ended = connection::ended(caller.clone(), self.parts.street.standing().clone(), self.parts.clock.clone());
+        let street = &self.parts.street;
+        let standing = street.standing().clone();
+        let ended = connection::ended(caller.clone(), standing, street.authorities(), self.parts.clock.clone());
         Connection::new(stream, caller, ended)
     }
 }

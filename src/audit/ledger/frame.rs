@@ -256,8 +256,16 @@ pub(crate) fn is_log_name(name: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// A segment's beginning, for the corpus.
+    pub(crate) fn two_frames() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let previous = encode(&place(1, 0), &Body::<&[u8]>::Base(vec![head(0)]), &mut bytes);
+        encode(&Place { epoch: 1, number: 1, previous }, &records(0, &[b"one", b"two"]), &mut bytes);
+        bytes
+    }
 
     fn head(size: u64) -> Head {
         Head { log: "ca-2026".into(), size, root: [7; 32] }

@@ -119,12 +119,23 @@ fn read(path: &Path) -> Result<Value, String> {
     if u64::try_from(length).is_ok_and(|length| length > LARGEST_FILE) {
         return Err(format!("it is larger than {} MiB: give the configuration of one Envoy", LARGEST_FILE >> 20));
     }
+    tree(&text)
+}
+
+fn tree(text: &str) -> Result<Value, String> {
     // JSON first: it is YAML as well, but much faster so.
-    match serde_json::from_str(&text) {
+    match serde_json::from_str(text) {
         Ok(tree) => Ok(tree),
-        Err(_) => serde_saphyr::from_str(&text).map_err(|error| {
+        Err(_) => serde_saphyr::from_str(text).map_err(|error| {
             format!("it is neither JSON nor YAML: {}", error.to_string().lines().next().unwrap_or_default())
         }),
+    }
+}
+
+/// Looks at a text, for `fuzzing`.
+pub(super) fn look_at(text: &str) {
+    if let Ok(tree) = tree(text) {
+        faults(&tree);
     }
 }
 

@@ -35,7 +35,7 @@ const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from
 ///
 /// # Errors
 /// What the system said.
-pub(super) async fn connect(path: &Path) -> std::io::Result<Channel> {
+pub(crate) async fn connect(path: &Path) -> std::io::Result<Channel> {
     over(UnixStream::connect(path).await?).await
 }
 
@@ -43,7 +43,7 @@ pub(super) async fn connect(path: &Path) -> std::io::Result<Channel> {
 ///
 /// # Errors
 /// [`TlsError`].
-pub(super) async fn connect_remote(remote: &Remote) -> Result<Channel, TlsError> {
+pub(crate) async fn connect_remote(remote: &Remote) -> Result<Channel, TlsError> {
     let address = remote.address.to_string();
     over(remote.connect().await?).await.map_err(|source| TlsError::Handshake { address, source })
 }
@@ -63,7 +63,7 @@ async fn over<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S) -> 
 }
 
 /// A stream for one secret.
-pub(super) struct Subscription {
+pub(crate) struct Subscription {
     name: String,
     accepted: String,
     requests: mpsc::Sender<DiscoveryRequest>,
@@ -72,15 +72,15 @@ pub(super) struct Subscription {
 
 /// One version of a secret, not answered yet.
 #[derive(Debug)]
-pub(super) struct Offer {
-    pub(super) version: String,
+pub(crate) struct Offer {
+    pub(crate) version: String,
     nonce: String,
     /// `None` when the response does not hold the one secret that was asked for.
-    pub(super) content: Option<Content>,
+    pub(crate) content: Option<Content>,
 }
 
 /// What a secret holds.
-pub(super) enum Content {
+pub(crate) enum Content {
     /// PEM chain and PEM key.
     Certificate { chain: Vec<u8>, key: zeroize::Zeroizing<Vec<u8>> },
     /// PEM roots and PEM revocation lists, of which there may be none.
@@ -101,7 +101,7 @@ impl Subscription {
     ///
     /// # Errors
     /// What the server said.
-    pub(super) async fn open(channel: Channel, node: &str, name: &str, version: &str) -> Result<Self, Status> {
+    pub(crate) async fn open(channel: Channel, node: &str, name: &str, version: &str) -> Result<Self, Status> {
         let (requests, outgoing) = mpsc::channel(REQUESTS);
         let first = DiscoveryRequest {
             version_info: version.to_owned(),
@@ -121,7 +121,7 @@ impl Subscription {
     ///
     /// # Errors
     /// What the server said when it ended the stream.
-    pub(super) async fn next(&mut self) -> Result<Offer, Status> {
+    pub(crate) async fn next(&mut self) -> Result<Offer, Status> {
         let response =
             self.responses.message().await?.ok_or_else(|| Status::unavailable("the server ended the stream"))?;
         let content = match response.resources.as_slice() {
@@ -132,13 +132,13 @@ impl Subscription {
     }
 
     /// Says that `offer` is in use from now on.
-    pub(super) async fn accept(&mut self, offer: &Offer) {
+    pub(crate) async fn accept(&mut self, offer: &Offer) {
         self.accepted.clone_from(&offer.version);
         self.answer(offer, None).await;
     }
 
     /// Says that `offer` can't be used and that what was held stays in use.
-    pub(super) async fn refuse(&mut self, offer: &Offer, why: &str) {
+    pub(crate) async fn refuse(&mut self, offer: &Offer, why: &str) {
         let error =
             google::rpc::Status { code: tonic::Code::Internal as i32, message: why.to_owned(), details: Vec::new() };
         self.answer(offer, Some(error)).await;

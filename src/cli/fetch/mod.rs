@@ -4,7 +4,7 @@
 //! and on the disk, refuses one whose key does not match, and runs a command after each change. It asks policy nothing
 //! and trusts the server for the rest. `client` speaks the protocol, `files` swaps sets, `hook` runs the command.
 
-mod client;
+pub(crate) mod client;
 pub(crate) mod envoy;
 mod error;
 mod files;

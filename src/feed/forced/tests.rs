@@ -19,7 +19,7 @@ fn session(feed: &Feed) -> Session {
 async fn settle(session: &mut Session) -> Option<String> {
     for _ in 0..20 {
         if let Some(outcome) = session.next().now_or_never() {
-            let Update { name, payload } = outcome.unwrap();
+            let Update { name, payload, .. } = outcome.unwrap();
             return Some(format!("{name}={}", payload.version));
         }
         tokio::task::yield_now().await;

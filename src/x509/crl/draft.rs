@@ -46,6 +46,9 @@ pub enum CrlRule {
     /// Its issuer.
     #[error("name, key identifier and algorithm equal to its issuer's, RFC 5280 sections 5.1.2.3 and 5.2.1")]
     Issuer,
+    /// What its issuer may do.
+    #[error("an issuer whose keyUsage has cRLSign, RFC 5280 section 4.2.1.3: make that CA certificate again with it")]
+    Usage,
     /// Its entries.
     #[error("each certificate that it was made for, once, RFC 5280 section 5.3")]
     Entries,
@@ -81,6 +84,9 @@ impl CrlDraft {
     /// # Errors
     /// [`CrlError::Encoding`], [`CrlError::Rule`].
     pub fn new(issuer: &Issuer, spec: CrlSpec, now: OffsetDateTime) -> Result<Self, CrlError> {
+        if !issuer.signs_crls() {
+            return Err(CrlError::Rule(CrlRule::Usage));
+        }
         let CrlSpec { number, this_update, next_update, mut entries } = spec;
         for entry in &mut entries {
             entry.revoked_at = seconds(entry.revoked_at);

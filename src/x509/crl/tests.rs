@@ -8,6 +8,7 @@ use rustls_pki_types::UnixTime;
 
 use super::*;
 use crate::keys::Signer;
+use crate::x509::chain::Issuer;
 use crate::x509::der;
 use crate::x509::tests::{self as ca, Ca, HOUR, NOW};
 use crate::x509::{KeyAlgorithm, pem};
@@ -68,6 +69,16 @@ fn pem_holds_several_and_one_changed_bit_is_noticed() {
     let mut wrong = Vec::new();
     pem::encode(&mut wrong, pem::CRL, b"nothing");
     assert_eq!(Crl::parse_pem(&wrong).unwrap_err(), CrlFault::Malformed);
+}
+
+#[test]
+fn a_ca_that_may_not_sign_crls_signs_none() {
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+    let made = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+    let issuer = Issuer::from_der(made.der().to_vec(), Vec::new()).unwrap();
+    assert_eq!(CrlDraft::new(&issuer, spec(vec![]), NOW).unwrap_err(), CrlError::Rule(CrlRule::Usage));
 }
 
 #[test]

@@ -7,6 +7,8 @@ use http::HeaderMap;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::*;
+use crate::api::sds::body::Outbox;
+use crate::api::sds::said::Dialect;
 
 /// HTTP/2 without any library's good manners in between.
 struct Raw {
@@ -240,4 +242,24 @@ async fn a_client_that_never_reads_costs_what_its_windows_hold() {
     assert!(handed <= 3, "{handed} of 50 pushes were made for a client that reads nothing");
     let mut honest = server.open(&["ROOTCA"], "").await;
     assert!(honest.next().await.unwrap().version_info.starts_with("bundle-r"));
+}
+
+#[tokio::test]
+async fn what_was_taken_away_while_a_client_did_not_read_is_not_sent() {
+    use crate::ca::standing::Denied;
+    use crate::feed::source::SecretSource;
+    let server = Server::new();
+    let mut session = server.feed.session(unix(1000, 1000, &[]));
+    let outbox = Outbox::new(Dialect::Delta);
+    for name in ["default", "ROOTCA"] {
+        session.subscribe(name, None).await.unwrap();
+        outbox.put(session.next().await.unwrap());
+    }
+    let identity = server.feed.live()[0].identity.clone().unwrap();
+    server.fake.standing().deny(identity.as_str(), Denied::default());
+    let quiet = tokio::time::timeout(Duration::from_millis(50), session.next()).await;
+    assert!(quiet.is_err(), "nothing new comes: {quiet:?}");
+    let (head, _) = outbox.take().expect("the roots");
+    assert!(head.windows(6).any(|bytes| bytes == b"ROOTCA"));
+    assert!(outbox.take().is_none(), "the key of a denied identity");
 }
