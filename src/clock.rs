@@ -25,7 +25,14 @@ pub struct Clock(Arc<Source>);
 
 enum Source {
     System { origin: std::time::Instant },
-    Manual { state: Arc<Mutex<OffsetDateTime>>, start: OffsetDateTime, changed: watch::Receiver<u64> },
+    Manual { state: Arc<Mutex<Hands>>, changed: watch::Receiver<u64> },
+}
+
+/// What a manual clock shows: wall time and monotonic time.
+#[derive(Debug, Clone, Copy)]
+struct Hands {
+    now: OffsetDateTime,
+    monotonic: Duration,
 }
 
 impl std::fmt::Debug for Clock {
@@ -49,8 +56,8 @@ impl Clock {
     #[must_use]
     pub fn manual(start: OffsetDateTime) -> (Self, ManualClock) {
         let (sender, changed) = watch::channel(0);
-        let state = Arc::new(Mutex::new(start));
-        let clock = Self(Arc::new(Source::Manual { state: Arc::clone(&state), start, changed }));
+        let state = Arc::new(Mutex::new(Hands { now: start, monotonic: Duration::ZERO }));
+        let clock = Self(Arc::new(Source::Manual { state: Arc::clone(&state), changed }));
         (clock, ManualClock { state, moved: Arc::new(sender) })
     }
 
@@ -60,7 +67,7 @@ impl Clock {
     pub fn now(&self) -> OffsetDateTime {
         match &*self.0 {
             Source::System { .. } => OffsetDateTime::now_utc(),
-            Source::Manual { state, .. } => *state.lock().unwrap_or_else(PoisonError::into_inner),
+            Source::Manual { state, .. } => state.lock().unwrap_or_else(PoisonError::into_inner).now,
         }
     }
 
@@ -69,10 +76,7 @@ impl Clock {
     pub fn monotonic(&self) -> Duration {
         match &*self.0 {
             Source::System { origin } => origin.elapsed(),
-            Source::Manual { state, start, .. } => {
-                let now = *state.lock().unwrap_or_else(PoisonError::into_inner);
-                Duration::try_from(now - *start).unwrap_or_default()
-            }
+            Source::Manual { state, .. } => state.lock().unwrap_or_else(PoisonError::into_inner).monotonic,
         }
     }
 
@@ -114,20 +118,26 @@ impl Clock {
 /// The hands of a manual clock.
 #[derive(Clone, Debug)]
 pub struct ManualClock {
-    state: Arc<Mutex<OffsetDateTime>>,
+    state: Arc<Mutex<Hands>>,
     moved: Arc<watch::Sender<u64>>,
 }
 
 impl ManualClock {
     /// Moves time forward and wakes the sleepers it passes.
     pub fn advance(&self, by: Duration) {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) += by;
+        let mut hands = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        (hands.now, hands.monotonic) = (hands.now + by, hands.monotonic + by);
+        drop(hands);
         self.moved.send_modify(|count| *count += 1);
     }
 
-    /// Sets the wall time, backwards too: an operator's or NTP's jump.
+    /// Sets the wall time, backwards too: an operator's or NTP's jump. Monotonic time goes along forward, never back.
     pub fn set(&self, to: OffsetDateTime) {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = to;
+        let mut hands = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let forward = Duration::try_from(to - hands.now).unwrap_or_default();
+        hands.monotonic += forward;
+        hands.now = to;
+        drop(hands);
         self.moved.send_modify(|count| *count += 1);
     }
 }
@@ -191,8 +201,10 @@ mod tests {
             }
             hands
         };
-        let ((), _hands) = tokio::join!(waiting, moving);
+        let ((), hands) = tokio::join!(waiting, moving);
         assert_eq!(clock.now(), due);
         assert_eq!(clock.monotonic(), Duration::from_secs(86_400));
+        hands.set(start);
+        assert_eq!((clock.now(), clock.monotonic()), (start, Duration::from_secs(86_400)), "monotonic never goes back");
     }
 }

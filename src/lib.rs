@@ -27,6 +27,8 @@ pub mod proto;
 pub mod revocation;
 pub mod rotation;
 pub mod secret;
+#[cfg(test)]
+mod simulation;
 pub mod store;
 pub mod tasks;
 pub mod telemetry;

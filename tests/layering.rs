@@ -47,6 +47,7 @@ const LAYERS: [(&str, u8); 34] = [
     ("telemetry", 7),
     ("app", 7),
     ("cli", 7),
+    ("simulation", 7),
     ("fuzzing", 7),
     ("main", 7),
     ("lib", 7),

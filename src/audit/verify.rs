@@ -139,8 +139,17 @@ pub fn verify(
     options: &VerifyOptions,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Report, VerifyError> {
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-    let logs = open_logs(&disk, directory, options)?;
+    verify_on(&(Arc::new(RealDisk) as Arc<dyn Disk>), directory, options, progress)
+}
+
+/// The same on another disk.
+pub(crate) fn verify_on(
+    disk: &Arc<dyn Disk>,
+    directory: &Path,
+    options: &VerifyOptions,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Report, VerifyError> {
+    let logs = open_logs(disk, directory, options)?;
     if logs.is_empty() {
         return Err(VerifyError::NoLog { directory: directory.to_owned() });
     }

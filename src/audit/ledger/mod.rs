@@ -21,6 +21,8 @@ mod recover;
 pub(crate) mod rotate;
 mod scan;
 mod shared;
+#[cfg(test)]
+pub(crate) mod simulated;
 pub(crate) mod tiles;
 pub(crate) mod views;
 mod writer;

@@ -215,7 +215,6 @@ impl Starting<'_> {
             clock: self.clock.clone(),
             edges,
             unsynced: Unsynced::default(),
-            mend: report.recovered.is_some(),
             mended: BTreeSet::new(),
             recycled: Vec::new(),
             _lock: Arc::clone(&self.lock),

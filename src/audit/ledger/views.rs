@@ -47,10 +47,8 @@ pub(crate) struct Views {
     /// Right edges of the logs that grew in this run, by their number.
     pub(crate) edges: HashMap<usize, Edge>,
     pub(crate) unsynced: Unsynced,
-    /// Whether the last run ended uncleanly: then the narrower partial tiles of each log's right edge, which are not
-    /// synced, are looked at once and written again where power loss cut them.
-    pub(crate) mend: bool,
-    /// Logs that were.
+    /// Logs whose narrower partial tiles this run looked at. At every start: only the newest of each tile is synced, so
+    /// even after a clean end a loss of power tears the others.
     pub(crate) mended: BTreeSet<usize>,
     /// Segments to reuse.
     pub(crate) recycled: Vec<u64>,
@@ -123,7 +121,7 @@ impl Views {
             }
             self.unsynced.tiles.insert((log, write.name.kind, write.name.index), path);
         }
-        if self.mend && self.mended.insert(log) {
+        if self.mended.insert(log) {
             self.mend_partials(&directory, &edge)?;
         }
         let heads = if publish { Some(self.publish(&directory, origin, &head)?) } else { None };

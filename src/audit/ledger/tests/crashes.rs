@@ -207,3 +207,21 @@ async fn partial_tiles_that_power_loss_emptied_are_written_again() {
     bench.kill(ledger).await;
     assert!(audit(bench.path()).records >= report.size);
 }
+
+#[tokio::test]
+async fn a_narrow_tile_torn_after_a_clean_end_is_mended() {
+    let mut bench = Bench::new();
+    let (ledger, report) = bench.open().await.unwrap();
+    published(&ledger, report.size).await;
+    ledger.append(bench.event("wider")).await.unwrap();
+    ledger.close().await.unwrap();
+    bench.kill(ledger).await;
+    // Only the newest of each tile is synced, so the power may go after the end and take this one.
+    let narrow = bench.path().join("ca-2026/tile/0/000.p").join(report.size.to_string());
+    std::fs::write(narrow, b"").unwrap();
+    let (ledger, report) = bench.open().await.unwrap();
+    assert_eq!(report.recovered, None);
+    ledger.close().await.unwrap();
+    bench.kill(ledger).await;
+    audit(bench.path());
+}
