@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::harness::source;
 
 /// Each module and its layer; the longest matching path wins.
-const LAYERS: [(&str, u8); 34] = [
+const LAYERS: [(&str, u8); 35] = [
     // 0 ground: the only places that read time, take random bytes, hold secrets, spawn tasks
     ("clock", 0),
     ("golden", 0),
