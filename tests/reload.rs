@@ -179,6 +179,19 @@ fn a_policy_is_compared_and_applied() {
     let live = server.run(&["cert", "list", "--state", "live", "--output", "json"]).json();
     assert_eq!(live["certificates"][0]["identity"], OWN, "a change of policy alone revokes nothing: {live}");
 
+    // Put back, then applied again with --revoke: what it takes away is on the CRL.
+    std::fs::write(&new, both()).unwrap();
+    server.run(&["policy", "apply", name, "--yes"]).expect(0);
+    std::fs::write(&new, policy::text(&[Rule::own(LATE, "1h")])).unwrap();
+    let said = server.run(&["policy", "apply", name, "--yes", "--allow-lock-out", "--revoke"]).expect(0);
+    assert!(said.out.contains("1 certificate revoked"), "{}", said.out);
+    let revoked = server.records_of("certificate.revoke", 1).pop().unwrap();
+    assert_eq!((&revoked["subject"], &revoked["reason"]), (&OWN.into(), &"privilegeWithdrawn".into()), "{revoked}");
+    assert_eq!(revoked["change"]["what"], "policy.apply", "{revoked}");
+    let live = server.run(&["cert", "list", "--state", "live", "--output", "json"]).json();
+    assert_eq!(live["certificates"].as_array().map_or(0, Vec::len), 0, "{live}");
+    assert!(server.records().iter().all(|record| record["action"] != "identity.deny"), "policy says no, nothing else");
+
     // An edit that is not in force is not written over.
     std::fs::write(&path, "half a fi").unwrap();
     std::fs::write(&new, both()).unwrap();

@@ -6,8 +6,10 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
+use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 use tracing::{error, warn};
 
@@ -16,7 +18,7 @@ use super::replace::Replacement;
 use super::state::State;
 use crate::api::admin::change::{Changes, PolicyDiff};
 use crate::api::status;
-use crate::audit::event::Event;
+use crate::audit::event::{Change, Event};
 use crate::ca::issue::Street;
 use crate::caller::{Account, Caller};
 use crate::clock::Clock;
@@ -24,7 +26,19 @@ use crate::entropy::Entropy;
 use crate::identity::SpiffeId;
 use crate::policy::{Outlook, Policy, RulesDiff};
 use crate::proto::chancery::admin::v1 as pb;
+use crate::revocation::{Order, RevokeError, Revoker, Selection, Step};
 use crate::store::{CertificateQuery, CertificateRow, LARGEST_PAGE, Store, StoreError};
+use crate::tasks::Tasks;
+use crate::x509::crl::Reason;
+
+/// How often what a policy takes away is looked for: what was being issued when it came into force is found the next time.
+const ROUNDS: usize = 3;
+
+/// How long a certificate that the old policy granted may need to reach the index.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// Steps of a revocation that wait for their reader: all there are.
+const STEPS: usize = 8;
 
 /// Fills [`Changes`].
 pub(super) struct AppChanges {
@@ -33,6 +47,8 @@ pub(super) struct AppChanges {
     store: Arc<dyn Store>,
     clock: Clock,
     entropy: Entropy,
+    revoker: Revoker,
+    tasks: Tasks,
 }
 
 /// Live certificates under another policy.
@@ -51,6 +67,8 @@ impl AppChanges {
             store: Arc::clone(&state.store),
             clock: state.clock.clone(),
             entropy: state.entropy.clone(),
+            revoker: state.revoker.clone(),
+            tasks: state.tasks.clone(),
         }
     }
 
@@ -92,15 +110,11 @@ impl AppChanges {
                 "with this policy you could issue nothing any more: add a rule for yourself on the socket \"admin\", or say --allow-lock-out",
             ));
         }
-        if ask.revoke {
-            return Err(Status::unimplemented(
-                "revoking with a policy is not there yet: apply it, then chancery cert revoke",
-            ));
-        }
         let prepared =
             Replacement::prepare(&path, &ask.text, &self.entropy).map_err(|why| not_replaced(&path, &why))?;
         let comment = ask.comment.trim();
         let cause = if comment.is_empty() { "operator".to_owned() } else { comment.to_owned() };
+        let template = ask.revoke.then(|| act.clone());
         let by = By { cause: cause.into(), act: Some(act) };
         let position = self.reloader.record_policy(&new, &by).await.map_err(|why| status::of_ledger(&why))?;
         if let Err(why) = prepared.put() {
@@ -108,7 +122,65 @@ impl AppChanges {
             return Err(not_replaced(&path, &why));
         }
         self.reloader.applied(new, ask.text, &mut turn);
-        Ok(pb::PolicyApplied { hash, record: position.to_string(), path: path.display().to_string(), revoked: 0 })
+        drop(turn);
+        let revoked = match template {
+            Some(template) => self.revoke_lost(template).await?,
+            None => 0,
+        };
+        Ok(pb::PolicyApplied { hash, record: position.to_string(), path: path.display().to_string(), revoked })
+    }
+
+    /// Revokes every live certificate that the policy in force would not grant; how many. Nobody is denied: policy says no.
+    /// It goes on when whoever asked goes away.
+    async fn revoke_lost(&self, template: Event) -> Result<u64, Status> {
+        let mut all = 0;
+        for round in 0..ROUNDS {
+            let lost = self.compare(self.street.policy()).await?.lost;
+            if lost.is_empty() && round > 0 {
+                break;
+            }
+            if lost.is_empty() {
+                self.clock.sleep(SETTLE).await;
+                continue;
+            }
+            let change = Change { after: None, before: None, count: None, what: "policy.apply".to_owned() };
+            let order = Order {
+                selection: Selection::Serials(lost.into_iter().map(|row| row.serial).collect()),
+                reason: Reason::PrivilegeWithdrawn,
+                template: Event { change: Some(change), ..template.clone() },
+            };
+            match self.carry_out(order).await {
+                Ok(revoked) => all += revoked,
+                // Others revoked them, or they ended meanwhile.
+                Err(RevokeError::Nothing) => break,
+                Err(failure) => {
+                    error!(error = %failure, "the policy is in force, but not everything that it takes away was revoked");
+                    return Err(Status::unavailable(format!(
+                        "the policy is in force and {all} certificates are revoked, then it stopped: {failure}. \
+                         The rest: chancery cert list, chancery cert revoke"
+                    )));
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    async fn carry_out(&self, order: Order) -> Result<u64, RevokeError> {
+        let (done, outcome) = oneshot::channel();
+        let revoker = self.revoker.clone();
+        self.tasks.spawn("change.revoke", async move {
+            let (told, mut steps) = mpsc::channel(STEPS);
+            let carried = revoker.revoke(order, told).await;
+            let mut count = 0;
+            while let Ok(step) = steps.try_recv() {
+                if let Step::Recorded { revoked, .. } = step {
+                    count += revoked;
+                }
+            }
+            // Nobody listens any more: it is done all the same.
+            let _ = done.send(carried.map(|()| count));
+        });
+        outcome.await.unwrap_or(Err(RevokeError::Interrupted))
     }
 }
 
