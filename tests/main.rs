@@ -25,6 +25,7 @@ mod moved_time;
 mod mtls;
 mod pki;
 mod probe;
+mod recover;
 mod reload;
 mod revocation;
 mod sds;

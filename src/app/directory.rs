@@ -148,6 +148,17 @@ impl DataDirectory {
         Ok(Self { path, fresh: known.is_none(), _lock: lock })
     }
 
+    /// Opens one that exists, of whatever trust domain; also says which.
+    ///
+    /// # Errors
+    /// Every variant of [`DirectoryError`]; [`DirectoryError::Foreign`] when it is none of ours.
+    pub fn existing(path: &Path) -> Result<(Self, TrustDomain), DirectoryError> {
+        let marker = read_marker(&path.join("chancery.json"))?;
+        let foreign = || DirectoryError::Foreign { path: path.to_owned() };
+        let trust_domain = marker.ok_or_else(foreign)?.trust_domain;
+        Ok((Self::open(path, &trust_domain)?, trust_domain))
+    }
+
     /// Where it is, absolute.
     #[must_use]
     pub fn path(&self) -> &Path {

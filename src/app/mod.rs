@@ -15,6 +15,7 @@ mod listeners;
 pub mod notify;
 mod own;
 pub mod projection;
+pub mod recover;
 pub mod reload;
 mod replace;
 mod snapshot;

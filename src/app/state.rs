@@ -36,7 +36,7 @@ use crate::tasks::Tasks;
 use crate::telemetry::{Measured, Metrics};
 
 /// The sealed file of the ledger's signing key.
-const LEDGER_KEY: &str = "ledger-1";
+pub(super) const LEDGER_KEY: &str = "ledger-1";
 
 /// Why a server could not be taken up or served. Each names the part and the remedy.
 #[derive(Debug, thiserror::Error)]

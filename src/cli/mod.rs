@@ -15,6 +15,7 @@ pub mod doctor;
 pub mod envoy_bootstrap;
 pub mod exit;
 pub mod fetch;
+mod ledger;
 pub mod policy;
 pub mod probe;
 pub mod records;
@@ -95,6 +96,9 @@ enum Command {
     /// The ledger: tail, show, prove, verify, export
     #[command(subcommand)]
     Audit(audit::Audit),
+    /// What to do with a ledger that does not open: recover
+    #[command(subcommand)]
+    Ledger(ledger::Ledger),
     /// Shakes hands with a listener: which certificate it shows, and whether it lets us in
     Probe(probe::Probe),
     /// Says whether the server is well, in a few lines
@@ -174,6 +178,7 @@ fn dispatch(command: Command, context: &Context) -> Done {
         Command::Bundle(command) => client_side(command.run(context)),
         Command::Policy(command) => client_side(command.run(context)),
         Command::Audit(command) => client_side(command.run(context)),
+        Command::Ledger(command) => client_side(command.run(context)),
         Command::Bench(args) => bench::run(&args, context),
         Command::Probe(args) => client_side(probe::run(args, context)),
         Command::Status => client_side(status::run(context)),

@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::doctor::{CheckOutput, DoctorOutput, Finding};
+use super::ledger::{RecoverLog, RecoverOutput};
 use super::probe::{CertificateOutput, Entry, ProbeOutput};
 use super::records::RecordOutput;
 use super::verify::{VerifiedLog, VerifyOutput};
@@ -298,6 +299,20 @@ fn of_the_ledger(page: &mut String) {
         recorded: Some("example.org/ledger/ca-2026#10445".into()),
     };
     section(page, "audit verify", &verified);
+    let recovered = RecoverOutput {
+        logs: vec![RecoverLog {
+            name: "ca-2026".into(),
+            whole: 10_400,
+            root: HASH.into(),
+            published: Some(10_445),
+            lost: 45,
+        }],
+        successor: Some("ca-2026-2".into()),
+        done: true,
+        before: Some("/var/lib/chancery/ledger.before-20261123T130000Z".into()),
+        record: Some("example.org/ledger/ca-2026-2#0".into()),
+    };
+    section(page, "ledger recover", &recovered);
 }
 
 fn of_files(page: &mut String) {

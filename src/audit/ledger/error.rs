@@ -26,7 +26,7 @@ pub enum LedgerError {
         path: PathBuf,
     },
     /// The files contradict each other in a way that no crash explains.
-    #[error("the ledger is damaged: {path}: {damage}; keep a copy of the directory, then restore it from a backup or see docs/operations.md", path = path.display())]
+    #[error("the ledger is damaged: {path}: {damage}; `chancery ledger recover` says what is whole and changes nothing by itself; see docs/operations.md", path = path.display())]
     Corrupt {
         /// Where it shows.
         path: PathBuf,

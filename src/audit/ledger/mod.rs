@@ -19,6 +19,7 @@ mod reader;
 mod recorded;
 mod recover;
 pub(crate) mod rotate;
+pub mod salvage;
 mod scan;
 mod shared;
 #[cfg(test)]

@@ -161,7 +161,7 @@ impl Ledger {
 }
 
 /// One writer per directory, this process or another.
-fn take_lock(directory: &Path) -> Result<Flock<std::fs::File>, LedgerError> {
+pub(super) fn take_lock(directory: &Path) -> Result<Flock<std::fs::File>, LedgerError> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
     made.map_err(LedgerError::io("making the ledger's directory", directory))?;
     let path = directory.join("lock");
