@@ -62,7 +62,14 @@ fn journal(server: &Chancery) -> PathBuf {
 fn expect_sound(server: &mut Chancery, older: Option<&Path>) {
     server.start();
     let id = server.scratch().join("after");
-    server.run(&["fetch", "--once", "--identity", "spiffe://example.org/ns/shop/sa/web", "--dir", id.to_str().unwrap()]);
+    server.run(&[
+        "fetch",
+        "--once",
+        "--identity",
+        "spiffe://example.org/ns/shop/sa/web",
+        "--dir",
+        id.to_str().unwrap(),
+    ]);
     let records = server.records_of("ledger.recover", 1);
     assert_eq!(records.last().unwrap()["reason"], "operator", "{records:?}");
     assert!(server.stop().success());

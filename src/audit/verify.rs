@@ -7,11 +7,15 @@
 //! it covers is looked at, so a server may go on writing. Nothing here writes or trusts the journal. Whoever can write
 //! the directory can replace the verifier key too: pass the key you kept.
 
-use std::collections::{HashMap, HashSet};
+mod claims;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::event::{Action, Event, EventError, SCHEMA};
+pub use claims::Claim;
+use claims::{Claims, Read};
+
+use super::event::EventError;
 use super::ledger::checkpoint::{Checkpoint, CheckpointError, VerifierKey};
 use super::ledger::disk::{Disk, RealDisk};
 use super::ledger::frame::is_log_name;
@@ -19,7 +23,8 @@ use super::ledger::rotate::VKEY;
 use super::ledger::tiles::{Edge, TileDir, WIDTH};
 use super::ledger::views::CHECKPOINT;
 use super::ledger::{LedgerError, Position};
-use crate::merkle::{Frontier, Hash, consistency_proof, leaf_hash, root, sha256, verify_consistency};
+use crate::merkle::{Frontier, Hash, consistency_proof, leaf_hash, root, verify_consistency};
+use crate::tasks::in_parallel;
 
 /// What to hold the ledger against.
 #[derive(Debug, Default)]
@@ -110,26 +115,6 @@ pub enum VerifyError {
     },
 }
 
-/// What a record says that cannot be.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Claim {
-    /// A serial was authorised twice.
-    #[error("serial {0} was authorised before: each certificate has one record")]
-    SerialTwice(String),
-    /// A signature without authorisation.
-    #[error("it says that a certificate was signed, but {0} is no record of that certificate")]
-    NotAuthorised(String),
-    /// The bytes are not the canonical ones.
-    #[error("its JSON is not canonical (RFC 8785)")]
-    NotCanonical,
-    /// A snapshot run that is not whole.
-    #[error("the snapshot run before it is not what it says")]
-    SnapshotRun,
-    /// A predecessor that ended otherwise.
-    #[error("the log before ended otherwise than it says")]
-    Predecessor,
-}
-
 /// Verifies every log below `directory` (`DIR/ledger`); `progress` hears (records done, records in all).
 ///
 /// # Errors
@@ -157,8 +142,9 @@ pub(crate) fn verify_on(
     let mut claims = Claims::default();
     let mut report = Report { records: total, ..Report::default() };
     let mut done = 0;
-    for log in &logs {
-        walk(log, &mut |position, leaf, hash| claims.take(position, leaf, hash, &logs), &mut |records| {
+    for (number, log) in logs.iter().enumerate() {
+        let mut each = |index, read, hash| claims.take(&Place { number, index, logs: &logs }, read, hash);
+        walk(log, &mut each, &mut |records| {
             done += records;
             progress(done, total);
         })?;
@@ -167,10 +153,7 @@ pub(crate) fn verify_on(
     if let Some(older) = &options.older {
         report.consistent_with = Some(check_history(&logs, older)?);
     }
-    report.certificates = claims.serials.len() as u64;
-    report.signed = claims.signed.len() as u64;
-    report.unread = claims.unread;
-    report.absent = claims.absent;
+    claims.sum_up(&mut report);
     Ok(report)
 }
 
@@ -219,27 +202,58 @@ fn open_logs(disk: &Arc<dyn Disk>, directory: &Path, options: &VerifyOptions) ->
     Ok(logs)
 }
 
-type OnRecord<'a> = dyn FnMut(Position, &[u8], Hash) -> Result<(), VerifyError> + 'a;
+/// Where a record stands.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    /// Its log, by its place in `logs`.
+    number: usize,
+    /// Zero-based.
+    index: u64,
+    logs: &'a [OpenLog],
+}
+
+type OnRecord<'a> = dyn FnMut(u64, Read, Hash) -> Result<(), VerifyError> + 'a;
+
+/// Tiles that are read and parsed at the same time, on all cores, before they are looked at in order.
+const TILES_AT_ONCE: u64 = 32;
+
+/// An entries tile: its records, their hashes, and what they say.
+struct Tile {
+    records: Vec<Vec<u8>>,
+    hashes: Vec<Hash>,
+    read: Vec<Read>,
+}
+
+fn read_tile(log: &OpenLog, tile: u64) -> Result<Tile, LedgerError> {
+    let width = (log.head.size - tile * WIDTH as u64).min(WIDTH as u64) as u16;
+    let records = log.tiles.records(tile, width)?;
+    let hashes = records.iter().map(|record| leaf_hash(record)).collect();
+    let read = records.iter().map(|record| claims::read(record)).collect();
+    Ok(Tile { records, hashes, read })
+}
 
 /// Hashes everything that the checkpoint covers, and compares it with every tile.
 fn walk(log: &OpenLog, each: &mut OnRecord<'_>, progress: &mut dyn FnMut(u64)) -> Result<(), VerifyError> {
     let size = log.head.size;
     let mut edge = Edge::default();
     let mut frontier = Frontier::default();
-    for tile in 0..size.div_ceil(WIDTH as u64) {
-        let first = tile * WIDTH as u64;
-        let width = (size - first).min(WIDTH as u64) as u16;
-        let records = log.tiles.records(tile, width)?;
-        let hashes: Vec<Hash> = records.iter().map(|record| leaf_hash(record)).collect();
-        hashes.iter().for_each(|hash| frontier.push(*hash));
-        let pairs = records.iter().map(Vec::as_slice).zip(hashes.iter().copied());
-        for expected in edge.extend(pairs).iter().filter(|write| usize::from(write.name.width) == WIDTH) {
-            log.tiles.check(expected)?;
+    let tiles = size.div_ceil(WIDTH as u64);
+    let mut next = 0;
+    while next < tiles {
+        let numbers: Vec<u64> = (next..tiles.min(next + TILES_AT_ONCE)).collect();
+        for (number, tile) in (next..).zip(in_parallel(&numbers, |tile| read_tile(log, *tile))) {
+            let Tile { records, hashes, read } = tile?;
+            hashes.iter().for_each(|hash| frontier.push(*hash));
+            let pairs = records.iter().map(Vec::as_slice).zip(hashes.iter().copied());
+            for expected in edge.extend(pairs).iter().filter(|write| usize::from(write.name.width) == WIDTH) {
+                log.tiles.check(expected)?;
+            }
+            for ((index, read), hash) in (number * WIDTH as u64..).zip(read).zip(&hashes) {
+                each(index, read, *hash)?;
+            }
+            progress(records.len() as u64);
         }
-        for ((index, record), hash) in (first..).zip(&records).zip(&hashes) {
-            each(Position { log: Arc::clone(&log.origin), index }, record, *hash)?;
-        }
-        progress(u64::from(width));
+        next += numbers.len() as u64;
     }
     for expected in edge.partials(usize::MAX) {
         log.tiles.check(&expected)?;
@@ -274,101 +288,4 @@ fn check_history(logs: &[OpenLog], older: &str) -> Result<u64, VerifyError> {
         return Err(broken());
     }
     Ok(old.size)
-}
-
-/// What the records say, over all logs.
-#[derive(Default)]
-struct Claims {
-    serials: HashSet<Box<str>>,
-    /// Records about a certificate, by place: serial and TBS hash.
-    certificates: HashMap<Position, (Box<str>, Box<str>)>,
-    signed: HashSet<Position>,
-    unread: u64,
-    absent: Vec<String>,
-    /// Leaf hashes of the snapshot run at the head of the current log.
-    run: Vec<Hash>,
-}
-
-impl Claims {
-    fn take(&mut self, position: Position, leaf: &[u8], hash: Hash, logs: &[OpenLog]) -> Result<(), VerifyError> {
-        let schema = serde_json::from_slice::<Schema>(leaf).map(|found| found.schema);
-        if schema.as_ref().is_ok_and(|schema| *schema > SCHEMA) {
-            self.unread += 1;
-            return Ok(());
-        }
-        let event = match Event::from_leaf(leaf) {
-            Ok(event) => event,
-            Err(source) => return Err(VerifyError::Record { position, source: Box::new(source) }),
-        };
-        if event.to_leaf().ok().as_deref() != Some(leaf) {
-            return Err(VerifyError::Claim { position, claim: Claim::NotCanonical });
-        }
-        if position.index == 0 {
-            self.run.clear();
-        }
-        let verdict = self.certificate(&position, &event).and_then(|()| self.snapshot(&event, hash, logs));
-        verdict.map_err(|claim| VerifyError::Claim { position, claim })
-    }
-
-    fn certificate(&mut self, position: &Position, event: &Event) -> Result<(), Claim> {
-        if event.action == Action::CertificateSigned {
-            return self.signature(event);
-        }
-        let Some(facts) = &event.certificate else { return Ok(()) };
-        let authorises = matches!(event.action, Action::CertificateIssue | Action::CertificateRenew);
-        if authorises && !self.serials.insert(facts.serial.as_str().into()) {
-            return Err(Claim::SerialTwice(facts.serial.clone()));
-        }
-        let known = (facts.serial.as_str().into(), facts.tbs_sha256.as_str().into());
-        self.certificates.insert(position.clone(), known);
-        Ok(())
-    }
-
-    /// A signature's record names the record that authorised it, and the same certificate.
-    fn signature(&mut self, event: &Event) -> Result<(), Claim> {
-        let named = event.refers_to.clone().unwrap_or_default();
-        let position: Option<Position> = named.parse().ok();
-        let Some((position, (serial, tbs))) =
-            position.and_then(|position| Some((position.clone(), self.certificates.get(&position)?)))
-        else {
-            return Err(Claim::NotAuthorised(named));
-        };
-        let facts = event.certificate.as_ref();
-        let same_serial = event.serial.iter().chain(facts.map(|facts| &facts.serial)).all(|named| **named == **serial);
-        let same_tbs = facts.is_none_or(|facts| *facts.tbs_sha256 == **tbs);
-        if !same_serial || !same_tbs {
-            return Err(Claim::NotAuthorised(named));
-        }
-        self.signed.insert(position);
-        Ok(())
-    }
-
-    fn snapshot(&mut self, event: &Event, hash: Hash, logs: &[OpenLog]) -> Result<(), Claim> {
-        if event.action != Action::LedgerSnapshot {
-            return Ok(());
-        }
-        let closing = event.snapshot.as_ref().and_then(|closing| Some((closing, closing.count?)));
-        let Some((closing, count)) = closing else {
-            self.run.push(hash);
-            return Ok(());
-        };
-        let hashes: Vec<&[u8]> = self.run.iter().map(Hash::as_slice).collect();
-        if count != hashes.len() as u64 || closing.run_sha256 != Some(hex::encode(sha256(&hashes))) {
-            return Err(Claim::SnapshotRun);
-        }
-        let Some(predecessor) = &closing.predecessor else { return Ok(()) };
-        let origin = predecessor.lines().next().unwrap_or_default();
-        // A predecessor that is not here was pruned or archived; then its last checkpoint stands in this record.
-        let Some(log) = logs.iter().find(|log| *log.origin == *origin) else {
-            self.absent.push(origin.to_owned());
-            return Ok(());
-        };
-        if log.key.verify(predecessor).as_ref() == Ok(&log.head) { Ok(()) } else { Err(Claim::Predecessor) }
-    }
-}
-
-/// Just the schema number of a record.
-#[derive(serde::Deserialize)]
-struct Schema {
-    schema: u32,
 }

@@ -134,7 +134,10 @@ pub fn carry_out(
     let _lock = take_lock(&directory)?;
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let made = options.data_dir.join(MADE);
-    disk.remove(&made).map_err(LedgerError::io("removing what an earlier attempt left", &made))?;
+    if made.exists() {
+        // An attempt that was cut off: what it left may be the ledger of before, so it is not deleted either.
+        put_aside(&*disk, &options.data_dir, &made, stamp)?;
+    }
     disk.make_dirs(&made).map_err(LedgerError::io("making a directory", &made))?;
     let (frames, _) = Frames::read(&*disk, &directory)?;
     let mut heads = Vec::new();
@@ -155,9 +158,19 @@ pub fn carry_out(
     begin_journal(&disk, &made, plan.epoch, &heads)?;
     sync_tree(&*disk, &made)?;
     exchange(&made, &directory)?;
-    let before = options.data_dir.join(format!("ledger.before-{stamp}"));
-    disk.rename(&made, &before).map_err(LedgerError::io("naming the ledger of before", &before))?;
-    disk.sync_dir(&options.data_dir).map_err(LedgerError::io("syncing a directory", &options.data_dir))?;
+    put_aside(&*disk, &options.data_dir, &made, stamp)
+}
+
+/// Gives a directory the first free name `ledger.before-TIME`, and returns that.
+fn put_aside(disk: &dyn Disk, data_dir: &Path, what: &Path, stamp: &str) -> Result<PathBuf, LedgerError> {
+    let mut before = data_dir.join(format!("ledger.before-{stamp}"));
+    let mut count = 1;
+    while before.exists() {
+        count += 1;
+        before = data_dir.join(format!("ledger.before-{stamp}-{count}"));
+    }
+    disk.rename(what, &before).map_err(LedgerError::io("naming the ledger of before", &before))?;
+    disk.sync_dir(data_dir).map_err(LedgerError::io("syncing a directory", data_dir))?;
     Ok(before)
 }
 

@@ -129,6 +129,29 @@ async fn a_log_continues_its_older_checkpoint_and_a_fork_does_not() {
     assert!(verify(bench.path(), &options, &mut |_, _| {}).is_err(), "a key kept elsewhere decides");
 }
 
+async fn verdict_of_two_signatures() -> Result<(), crate::audit::verify::Claim> {
+    use crate::audit::event::CertificateFacts;
+    let mut bench = Bench::new();
+    bench.lifecycle = false;
+    let (ledger, _) = bench.open().await.unwrap();
+    let facts = CertificateFacts { serial: "01".into(), tbs_sha256: "aa".into(), ..Default::default() };
+    let events = [Action::CertificateIssue, Action::CertificateSigned, Action::CertificateSigned].map(|action| {
+        let mut event = bench.event("n");
+        event.action = action;
+        event.certificate = Some(facts.clone());
+        event.refers_to = (action == Action::CertificateSigned).then(|| "example.org/ledger/ca-2026#0".to_owned());
+        event
+    });
+    ledger.append_batch(&events).await.unwrap();
+    published(&ledger, 3).await;
+    bench.kill(ledger).await;
+    match verify(bench.path(), &VerifyOptions::default(), &mut |_, _| {}) {
+        Ok(_) => Ok(()),
+        Err(VerifyError::Claim { claim, .. }) => Err(claim),
+        Err(other) => panic!("{other}"),
+    }
+}
+
 #[tokio::test]
 async fn a_serial_twice_or_a_signature_without_its_record_is_found() {
     use crate::audit::event::CertificateFacts;
@@ -158,6 +181,8 @@ async fn a_serial_twice_or_a_signature_without_its_record_is_found() {
     assert_eq!(verdict(Action::CertificateSigned, "01", "aa", first).await, Ok((1, 1)));
     assert_eq!(verdict(Action::CertificateRenew, "02", "aa", None).await, Ok((2, 0)));
     assert_eq!(verdict(Action::CertificateRenew, "01", "aa", None).await, Err(Claim::SerialTwice("01".into())));
+    let twice = verdict_of_two_signatures().await;
+    assert_eq!(twice, Err(Claim::SignedTwice(first.unwrap().to_owned())));
     for (serial, tbs, refers_to) in [("02", "aa", first), ("01", "bb", first), ("01", "aa", None)] {
         let claim = verdict(Action::CertificateSigned, serial, tbs, refers_to).await.unwrap_err();
         assert!(matches!(claim, Claim::NotAuthorised(_)));
