@@ -11,6 +11,7 @@
 mod admin;
 mod bench;
 mod crash;
+mod damage;
 mod disk;
 mod envoy;
 mod errors;
@@ -31,6 +32,7 @@ mod revocation;
 mod sds;
 mod secrets;
 mod service;
+mod storm;
 mod street;
 mod tidy;
 mod xds;

@@ -90,7 +90,7 @@ pub enum DirectoryError {
         source: serde_json::Error,
     },
     /// It holds files, but not ours.
-    #[error("{path} is not empty and not a data directory of chancery: name an empty or new one with --data-dir", path = path.display())]
+    #[error("{path} is not empty and not a data directory of chancery: it has no chancery.json. Name an empty or new one with --data-dir", path = path.display())]
     Foreign {
         /// Where.
         path: PathBuf,
