@@ -23,15 +23,12 @@ fn crls(server: &Chancery) -> Vec<(u128, i64)> {
     lists.collect()
 }
 
-#[test]
-fn crls_are_signed_again_long_before_they_end() {
-    let Some(faketime) = need("faketime") else { return };
-    // The library beside the command: it reads the jump from a file while the server runs.
+/// A server whose clock is moved by what stands in a file: it reads that whenever it asks for the time.
+fn movable(faketime: &Path, jump: &Path) -> Chancery {
+    // The library beside the command.
     let library = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
     assert!(Path::new(library).exists(), "{library}, of the package of {}", faketime.display());
-    let place = directory();
-    let jump = place.path().join("jump");
-    std::fs::write(&jump, "+0\n").unwrap();
+    std::fs::write(jump, "+0\n").unwrap();
     let under = [
         "env".to_owned(),
         format!("LD_PRELOAD={library}"),
@@ -39,7 +36,15 @@ fn crls_are_signed_again_long_before_they_end() {
         "FAKETIME_NO_CACHE=1".to_owned(),
         "FAKETIME_DONT_FAKE_MONOTONIC=1".to_owned(),
     ];
-    let server = Chancery::with(Options { under: under.into(), ..Options::default() });
+    Chancery::with(Options { under: under.into(), ..Options::default() })
+}
+
+#[test]
+fn crls_are_signed_again_long_before_they_end() {
+    let Some(faketime) = need("faketime") else { return };
+    let place = directory();
+    let jump = place.path().join("jump");
+    let server = movable(&faketime, &jump);
     let before = crls(&server);
     assert_eq!(before.len(), 2, "the root's and the issuing CA's: {before:?}");
     // Half of a CRL's life is 3.5 days.
@@ -54,4 +59,43 @@ fn crls_are_signed_again_long_before_they_end() {
     assert!(published.iter().skip(2).all(|record| record["reason"] == "scheduled"), "{published:?}");
     let status = server.run(&["status", "--output", "json"]).expect(0).json();
     assert_eq!(status["problems"], serde_json::json!([]), "{status}");
+}
+
+#[test]
+fn an_hour_back_and_forward_in_a_running_server() {
+    let Some(faketime) = need("faketime") else { return };
+    let place = directory();
+    let jump = place.path().join("jump");
+    let mut server = movable(&faketime, &jump);
+    let fetch = |server: &Chancery, name: &str| {
+        server.run(&["fetch", "--once", "--dir", server.scratch().join(name).to_str().unwrap()])
+    };
+    fetch(&server, "before").expect(0);
+    let first = server.records_of("certificate.issue", 1)[0]["certificate"]["serial"].as_str().unwrap().to_owned();
+    let before = crls(&server);
+    let ready = || http::get(server.http(), "/readyz").status;
+
+    // Behind its own authority: it issues nothing that would be valid before its issuer, and says what is wrong.
+    std::fs::write(&jump, "-1h\n").unwrap();
+    fetch(&server, "behind").expect(4);
+    assert_eq!(ready(), 503);
+    let status = server.run(&["status"]);
+    assert!(status.out.contains("the clock is behind"), "{status:?}");
+    // Cutting off goes on: the list is newer by its number, whatever the clock says.
+    server.run(&["cert", "revoke", "--serial", &first, "--yes", "--wait", "0s"]).expect(0);
+    let during = crls(&server);
+    assert!(during.iter().zip(&before).any(|(new, old)| new.0 > old.0), "{before:?} {during:?}");
+
+    std::fs::write(&jump, "+1h\n").unwrap();
+    fetch(&server, "ahead").expect(0);
+    assert_eq!(ready(), 200);
+    std::fs::write(&jump, "+0\n").unwrap();
+    fetch(&server, "again").expect(0);
+    assert_eq!(ready(), 200);
+    let after = crls(&server);
+    assert!(after.iter().zip(&during).all(|(new, old)| new.0 >= old.0), "numbers only grow: {during:?} {after:?}");
+    let issued = server.records_of("certificate.issue", 3);
+    assert_eq!(issued.len(), 3, "{issued:?}");
+    assert!(server.stop().success());
+    server.run(&["audit", "verify"]).expect(0);
 }
