@@ -164,3 +164,51 @@ fn the_table_is_documented() {
         assert!(page.contains(&line), "docs/operations.md lacks: {line}");
     }
 }
+
+#[test]
+fn a_ledger_that_vanishes_or_is_replaced_under_a_running_server_stops_it() {
+    let _alone = alone();
+    for replaced in [false, true] {
+        let mut server = Chancery::up();
+        let (path, away) = (server.data().join("ledger"), server.scratch().join("away"));
+        std::fs::rename(&path, &away).unwrap();
+        if replaced {
+            copy(&away, &path);
+        }
+        let files = server.scratch().join("id");
+        server.run(&["fetch", "--once", "--dir", files.to_str().unwrap()]).expect(4);
+        let ready = crate::harness::http::get(server.http(), "/readyz");
+        assert_eq!(ready.status, 503);
+        assert!(ready.text().contains("the ledger stopped after a failure"), "{}", ready.text());
+        assert_eq!(path.exists(), replaced, "it is not made anew");
+        server.kill();
+        if !replaced {
+            // A new ledger under the old name would be a second history.
+            let said = server.run(&["up"]).expect(1);
+            assert!(said.err.contains("is empty or gone"), "{said:?}");
+            std::fs::rename(&away, &path).unwrap();
+        }
+        server.start();
+        server.run(&["fetch", "--once", "--dir", files.to_str().unwrap()]).expect(0);
+        assert!(server.stop().success());
+        server.run(&["audit", "verify"]).expect(0);
+    }
+}
+
+#[test]
+fn without_ledger_and_backup_a_new_log_begins_by_hand() {
+    let mut server = Chancery::up();
+    assert!(server.stop().success());
+    std::fs::remove_dir_all(server.data().join("ledger")).unwrap();
+    server.run(&["up"]).expect(1).expect_words(&["is empty or gone", "chancery ledger recover"]);
+    let plan = server.run(&["ledger", "recover"]).expect(0);
+    assert!(plan.out.contains("nobody can say how much"), "{plan:?}");
+    server.run(&["ledger", "recover", "--yes"]).expect(0);
+    server.start();
+    let files = server.scratch().join("id");
+    server.run(&["fetch", "--once", "--dir", files.to_str().unwrap()]).expect(0);
+    assert!(server.stop().success());
+    let log = ledger::only_log(&server.data());
+    assert!(log.file_name().unwrap().to_str().unwrap().ends_with("-2"), "{}", log.display());
+    server.run(&["audit", "verify"]).expect(0);
+}

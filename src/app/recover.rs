@@ -59,8 +59,8 @@ impl Recovering {
     ///
     /// # Errors
     /// When files cannot be read.
-    pub fn plan(&self) -> Result<Plan, AppError> {
-        Ok(survey(&self.options, &self.key()?)?)
+    pub fn plan(&self, now: OffsetDateTime) -> Result<Plan, AppError> {
+        Ok(survey(&self.options, &self.key()?, now)?)
     }
 
     /// Does what the plan says, and records it.

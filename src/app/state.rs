@@ -2,6 +2,7 @@
 //!
 //! A failure at any line leaves what was made; the next start goes on from there.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,6 +57,15 @@ pub enum AppError {
     /// The ledger.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// Keys of authorities and no ledger: a new one under the same name would be a second history.
+    #[error(
+        "{path} is empty or gone, but keys of authorities are there: put the ledger back from a backup; if there is none, \
+         `chancery ledger recover` begins a new log", path = path.display()
+    )]
+    LedgerGone {
+        /// Where it was.
+        path: PathBuf,
+    },
     /// The keys of personal fields.
     #[error(transparent)]
     Personal(#[from] PersonalError),
@@ -291,8 +301,13 @@ fn read_policy(settings: &Settings, directory: &DataDirectory) -> Result<Policy,
 
 /// The ledger's signing key: made at the first start, then kept.
 fn checkpoint_key(keys: &SealedStore, directory: &DataDirectory) -> Result<CheckpointKey, AppError> {
-    let has_ledger = directory.path().join("ledger").exists();
-    let pkcs8 = if keys.list()?.iter().any(|name| name == LEDGER_KEY) || has_ledger {
+    let ledger = directory.path().join("ledger");
+    let names = keys.list()?;
+    // A first start makes this key, then the ledger, then authorities.
+    if names.iter().any(|name| name != LEDGER_KEY) && holds_nothing(&ledger) {
+        return Err(AppError::LedgerGone { path: ledger });
+    }
+    let pkcs8 = if names.iter().any(|name| name == LEDGER_KEY) || ledger.exists() {
         // A ledger without its key is refused here: a new key would fork its history.
         keys.get_secret(LEDGER_KEY)?
     } else {
@@ -301,6 +316,12 @@ fn checkpoint_key(keys: &SealedStore, directory: &DataDirectory) -> Result<Check
         made
     };
     Ok(CheckpointKey::from_pkcs8(&pkcs8)?)
+}
+
+/// Whether there is no ledger: no directory, or one with a lock and nothing else.
+fn holds_nothing(ledger: &Path) -> bool {
+    let names = std::fs::read_dir(ledger).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    names.into_iter().all(|name| name == "lock")
 }
 
 fn plan(settings: &Settings, policy: &Policy) -> AuthorityPlan {

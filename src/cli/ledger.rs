@@ -76,11 +76,8 @@ async fn recover(args: Recover, context: &Context) -> Done {
     }
     let failed = |error: crate::app::AppError| Failure::failed(error.to_string());
     let recovering = Recovering::open(&context.data_dir, args.sealing_key.as_deref(), args.from).map_err(failed)?;
-    let plan = recovering.plan().map_err(failed)?;
+    let plan = recovering.plan(context.screen.now()).map_err(failed)?;
     let mut output = output(&plan);
-    if plan.logs.is_empty() {
-        return Err(Failure::failed("there is no log, no journal and no tile: nothing can be recovered".to_owned()));
-    }
     if args.yes {
         let done = recovering.carry_out(&plan, context.screen.clock.clone()).await.map_err(failed)?;
         output.done = true;
@@ -102,6 +99,11 @@ fn output(plan: &Plan) -> RecoverOutput {
 }
 
 fn screen(output: &RecoverOutput, paint: Paint) -> String {
+    if output.logs.is_empty() {
+        let nothing = "There is no log, no journal and no tile: nothing of this ledger is here, and nobody can say how much that \
+                       was.\nPut a backup in its place, or name one with --from DIR.\n";
+        return nothing.to_owned() + &ending(output, paint);
+    }
     let mut table = Table::new(&["LOG", "WHOLE", "PUBLISHED", "LOST"]);
     for log in &output.logs {
         let published = log.published.map_or_else(|| "-".to_owned(), thousands);
@@ -125,16 +127,21 @@ fn screen(output: &RecoverOutput, paint: Paint) -> String {
              goes on: no log signs two histories. Its first record names that checkpoint.\n"
         ));
     }
-    if let (Some(before), Some(record)) = (&output.before, &output.record) {
-        text.push_str(&format!(
+    text + &ending(output, paint)
+}
+
+/// What was done, or how to do it.
+fn ending(output: &RecoverOutput, paint: Paint) -> String {
+    match (&output.before, &output.record) {
+        (Some(before), Some(record)) => format!(
             "{} The ledger of before is {before}; keep it as evidence.\nOn record as {record}. Start the server, then: \
              chancery audit verify\n",
             paint.good("Done.")
-        ));
-    } else {
-        text.push_str("Nothing was changed. To make a ledger of what is whole: chancery ledger recover --yes\n");
+        ),
+        (None, _) | (_, None) => {
+            "Nothing was changed. To make a ledger of what is whole: chancery ledger recover --yes\n".to_owned()
+        }
     }
-    text
 }
 
 #[cfg(test)]

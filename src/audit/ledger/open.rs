@@ -205,9 +205,11 @@ impl Starting<'_> {
         let largest_frame = journal.largest_frame(&heads);
         let snapshot = SnapshotSlot::new(OnceLock::new());
         let (commands, receiver) = mpsc::channel(QUEUE);
+        let identity = self.disk.identity(&self.directory);
         let views = Views {
             disk: Arc::clone(&self.disk),
             directory: self.directory.clone(),
+            identity: identity.map_err(LedgerError::io("looking at the ledger's directory", &self.directory))?,
             journal: journal_dir,
             supply,
             shared: Arc::clone(&shared),

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use time::OffsetDateTime;
 
 use super::checkpoint::{Checkpoint, CheckpointKey};
 use super::disk::{Disk, RealDisk};
@@ -20,7 +21,7 @@ use super::error::LedgerError;
 use super::frame::{BLOCK, Body, Head, Place, Section, decode, encode, is_log_name};
 use super::journal::JournalDir;
 use super::open::{LedgerLimits, take_lock};
-use super::rotate::{make_log, origin};
+use super::rotate::{log_name, make_log, origin};
 use super::tiles::{Edge, TileKind, TileName, WIDTH};
 use super::views::CHECKPOINT;
 use crate::merkle::{Frontier, Hash, empty_root, leaf_hash};
@@ -87,7 +88,7 @@ pub struct Plan {
 ///
 /// # Errors
 /// [`LedgerError::Locked`], or when a file cannot be read for another reason than that it is not there.
-pub fn survey(options: &SalvageOptions, key: &CheckpointKey) -> Result<Plan, LedgerError> {
+pub fn survey(options: &SalvageOptions, key: &CheckpointKey, now: OffsetDateTime) -> Result<Plan, LedgerError> {
     let directory = options.data_dir.join("ledger");
     let _lock = take_lock(&directory)?;
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
@@ -116,7 +117,12 @@ pub fn survey(options: &SalvageOptions, key: &CheckpointKey) -> Result<Plan, Led
         let (published, note) = note.map_or((None, None), |(note, head)| (Some(head.size), Some(note)));
         logs.push(LogFound { name, whole: whole.size(), root: whole.root(), published, known, note });
     }
-    let successor = logs.last().filter(|last| last.is_behind()).map(|last| successor(&last.name, &logs)).transpose()?;
+    let successor = match logs.last() {
+        Some(last) if last.is_behind() => Some(successor(&last.name, &logs)?),
+        Some(_) => None,
+        // Nobody knows how far the log of this year went.
+        None => Some(successor(&log_name(now), &logs)?),
+    };
     Ok(Plan { logs, successor, epoch })
 }
 

@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::fcntl::Flock;
 
 use super::checkpoint::{Checkpoint, CheckpointKey};
-use super::disk::Disk;
+use super::disk::{Disk, Identity};
 use super::error::is_full;
 use super::frame::Head;
 use super::journal::{JournalDir, Supply};
@@ -39,6 +39,8 @@ pub(crate) struct Views {
     pub(crate) disk: Arc<dyn Disk>,
     /// The ledger's directory.
     pub(crate) directory: PathBuf,
+    /// What that was at opening: one that was removed or replaced is never written again, least of all made anew.
+    pub(crate) identity: Identity,
     pub(crate) journal: JournalDir,
     pub(crate) supply: Arc<Supply>,
     pub(crate) shared: Arc<Shared>,
@@ -109,6 +111,9 @@ impl Views {
     /// Writes what a log's tiles lack, and its checkpoint. On an error nothing of it counts.
     fn view(&mut self, job: ViewJob) -> io::Result<()> {
         let ViewJob { number: log, origin, head, publish, frames } = job;
+        if self.disk.identity(&self.directory)? != self.identity {
+            return Err(io::Error::other("the ledger's directory was replaced by another"));
+        }
         let directory = self.directory.join(&head.log);
         let mut edge = self.edges.get(&log).cloned().unwrap_or_default();
         let leaves = frames.iter().flat_map(|frame| &frame.leaves).map(|leaf| (leaf.as_ref(), leaf.hash));
