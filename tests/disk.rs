@@ -1,6 +1,7 @@
 //! When the ledger's disk is full, broken or read-only: nothing is issued without a record, what was issued goes on being
 //! served, the operator is told, and a disk that has room again needs nothing more.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
@@ -104,4 +105,77 @@ fn a_ledger_that_cannot_be_synced_stops_issuing_and_nothing_else() {
     assert!(ready.text().contains("ledger"), "{}", ready.text());
     let status = server.run(&["status"]);
     assert!(status.out.contains("ledger"), "{status:?}");
+}
+
+/// Makes `calls` on the file at `path` fail in a running server, until dropped.
+struct Failing(std::process::Child);
+
+impl Failing {
+    fn begin(strace: &Path, server: &Chancery, path: &Path, calls: &str, error: &str) -> Self {
+        let pid = server.addresses()["pid"].to_string();
+        let mut command = Command::new(strace);
+        command.args(["-f", "-o", "/dev/null", "-p", &pid, "-P"]).arg(path);
+        command.args(["-e", &format!("trace={calls}"), "-e", &format!("inject={calls}:error={error}")]);
+        let child = command.stderr(Stdio::null()).spawn().expect("strace");
+        let status = format!("/proc/{pid}/status");
+        eventually("it is attached", SOON, || {
+            let text = std::fs::read_to_string(&status).ok()?;
+            (!text.contains("TracerPid:\t0\n")).then_some(())
+        });
+        Self(child)
+    }
+}
+
+impl Drop for Failing {
+    fn drop(&mut self) {
+        // A test that failed leaves no tracer behind; the server is let go.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn an_index_that_cannot_be_written_stops_no_issuing_and_is_made_anew() {
+    let Some(strace) = need("strace") else { return };
+    for (error, ready) in [("ENOSPC", 200), ("EIO", 503)] {
+        let mut server = Chancery::with_policy(&policy::text(&[Rule::own(WEB, "24h")]));
+        let path = server.data().join("index.redb");
+        let failing = Failing::begin(&strace, &server, &path, "pwrite64,fdatasync,fsync,ftruncate", error);
+        for round in 0..3 {
+            let files = server.scratch().join(format!("id-{round}"));
+            server.run(&["fetch", "--once", "--dir", files.to_str().unwrap()]).expect(0);
+        }
+        // Full: it goes on in memory. Broken: it stays behind, and readiness says so after ten seconds.
+        eventually("readiness is as stated", SOON, || (get(server.http(), "/readyz").status == ready).then_some(()));
+        drop(failing);
+        server.kill();
+        server.start();
+        let listed = server.run(&["cert", "list", "--output", "json"]).expect(0).json();
+        assert_eq!(listed["certificates"].as_array().map(Vec::len), Some(3), "{error}: {listed}");
+        assert!(server.stop().success());
+        server.run(&["audit", "verify"]).expect(0);
+    }
+}
+
+#[test]
+fn a_journal_that_cannot_be_written_stops_the_ledger_until_a_restart() {
+    let Some(strace) = need("strace") else { return };
+    for calls in ["pwrite64", "fdatasync"] {
+        let mut server = Chancery::with_policy(&policy::text(&[Rule::own(WEB, "24h")]));
+        let files = |name: &str| server.scratch().join(name).display().to_string();
+        let [before, during, after] = ["before", "during", "after"].map(files);
+        server.run(&["fetch", "--once", "--dir", &before]).expect(0);
+        let path = server.data().join("ledger/journal/0000000000000001.seg");
+        let failing = Failing::begin(&strace, &server, &path, calls, "EIO");
+        server.run(&["fetch", "--once", "--timeout", "3s", "--dir", &during]).expect(4);
+        assert_eq!(get(server.http(), "/readyz").status, 503);
+        drop(failing);
+        // The disk is sound again, and nobody knows what it holds: only an opening looks.
+        server.run(&["fetch", "--once", "--timeout", "3s", "--dir", &during]).expect(4);
+        server.kill();
+        server.start();
+        server.run(&["fetch", "--once", "--dir", &after]).expect(0);
+        assert!(server.stop().success());
+        server.run(&["audit", "verify"]).expect(0);
+    }
 }
