@@ -28,6 +28,9 @@ pub(crate) trait Disk: Send + Sync + 'static {
     fn read(&self, path: &Path) -> io::Result<Option<Vec<u8>>>;
     /// Writes a whole file in place of any old one, with its parent directories; not synced.
     fn put(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
+    /// As `put`, but readers may meet the file half written: for names that nothing refers to yet. One that is there
+    /// already is replaced whole.
+    fn put_unread(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
     /// Makes a file's content survive power loss.
     fn sync_file(&self, path: &Path) -> io::Result<()>;
     /// Makes a directory's names survive power loss.
@@ -115,6 +118,25 @@ impl Disk for RealDisk {
             return Err(error);
         }
         Ok(())
+    }
+
+    fn put_unread(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let new = || OpenOptions::new().create_new(true).write(true).mode(FILE_MODE).open(path);
+        let file = match new() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.make_dirs(path.parent().unwrap_or(Path::new(".")))?;
+                new()
+            }
+            other => other,
+        };
+        match file {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.put(path, bytes),
+            Err(error) => Err(error),
+            Ok(mut file) => file.write_all(bytes).inspect_err(|_| {
+                // Best effort, as above.
+                let _ = fs::remove_file(path);
+            }),
+        }
     }
 
     fn sync_file(&self, path: &Path) -> io::Result<()> {

@@ -119,9 +119,12 @@ impl Views {
         let leaves = frames.iter().flat_map(|frame| &frame.leaves).map(|leaf| (leaf.as_ref(), leaf.hash));
         for write in edge.extend(leaves) {
             let path = directory.join(write.name.path());
-            self.disk.put(&path, &write.bytes)?;
             self.unsynced.add_directories(&path, &self.directory);
-            if usize::from(write.name.width) == WIDTH {
+            if usize::from(write.name.width) < WIDTH {
+                // No checkpoint needs it before this round's. One that a kill cut short is mended at the next start.
+                self.disk.put_unread(&path, &write.bytes)?;
+            } else {
+                self.disk.put(&path, &write.bytes)?;
                 self.unsynced.complete.insert(directory.join(write.name.partials()));
             }
             self.unsynced.tiles.insert((log, write.name.kind, write.name.index), path);

@@ -70,6 +70,11 @@ impl Disk for FaultyDisk {
     fn put(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         self.plan.run(true, || self.real.put(path, bytes))
     }
+
+    fn put_unread(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        self.plan.run(true, || self.real.put_unread(path, bytes))
+    }
+
     fn sync_file(&self, path: &Path) -> io::Result<()> {
         self.plan.run(false, || self.real.sync_file(path))
     }
