@@ -153,7 +153,7 @@ impl Chancery {
         words.extend(["--http".to_owned(), "127.0.0.1:0".to_owned()]);
         words.extend(self.options.arguments.iter().cloned());
         let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).env("NO_COLOR", "1");
+        command.args(&words[1..]).env("NO_COLOR", "1").current_dir(self.directory.path());
         let mut process = Process::start("chancery", command, self.directory.path());
         let id = u64::from(process.id());
         let direct = self.options.under.is_empty();
