@@ -139,6 +139,8 @@ impl Rule {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::caller::testing::{client, unix};
     use crate::identity::TrustDomain;
@@ -154,6 +156,49 @@ mod tests {
 
     fn rule(name: &str, matches: &str, identity: &str) -> String {
         format!("[[rule]]\nname = \"{name}\"\nmatch = {{ {matches} }}\nidentity = \"{identity}\"\n")
+    }
+
+    /// Rules of different names in some order, each in one of three forms.
+    fn rules() -> impl Strategy<Value = Vec<(usize, u32)>> {
+        let names = Just((0..6).collect::<Vec<usize>>()).prop_shuffle();
+        (names, 1..7_usize, proptest::collection::vec(1..4_u32, 6))
+            .prop_map(|(names, count, forms)| names.into_iter().zip(forms).take(count).collect())
+    }
+
+    fn written(rules: &[(usize, u32)]) -> Policy {
+        let one = |(name, form): &(usize, u32)| {
+            rule(&format!("r{name}"), &format!("uid = {form}"), &format!("spiffe://example.org/{name}"))
+        };
+        policy(&rules.iter().map(one).collect::<String>())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(96))]
+        #[test]
+        fn a_diff_names_each_rule_that_differs_and_no_other(old in rules(), new in rules()) {
+            let diff = RulesDiff::between(&written(&old), &written(&new));
+            prop_assert_eq!(&RulesDiff::between(&written(&new), &written(&new)), &RulesDiff::default());
+            let names = |rules: Vec<usize>| rules.iter().map(|name| format!("r{name}")).collect::<Vec<_>>();
+            let only = |these: &[(usize, u32)], those: &[(usize, u32)]| -> Vec<String> {
+                let without = |name: usize| those.iter().all(|(other, _)| *other != name);
+                names(these.iter().map(|(name, _)| *name).filter(|name| without(*name)).collect())
+            };
+            prop_assert_eq!(&diff.added, &only(&new, &old));
+            prop_assert_eq!(&diff.removed, &only(&old, &new));
+            // A rule that says another thing is named; one is named beside it only if the common ones changed places.
+            let in_both = |these: &[(usize, u32)], those: &[(usize, u32)]| -> Vec<(usize, u32)> {
+                these.iter().filter(|(name, _)| those.iter().any(|(other, _)| other == name)).copied().collect()
+            };
+            let (before, after) = (in_both(&old, &new), in_both(&new, &old));
+            let edited = names(after.iter().filter(|it| !before.contains(it)).map(|(name, _)| *name).collect());
+            prop_assert!(edited.iter().all(|name| diff.changed.contains(name)), "{:?}", diff);
+            let order = |rules: &[(usize, u32)]| rules.iter().map(|(name, _)| *name).collect::<Vec<_>>();
+            if order(&before) == order(&after) {
+                prop_assert_eq!(&diff.changed, &edited);
+            } else {
+                prop_assert!(diff.changed.len() >= 2, "two rules at least changed places: {:?}", diff);
+            }
+        }
     }
 
     #[test]

@@ -291,6 +291,8 @@ pub(super) fn check_dns(name: &str) -> Result<(), NotDns> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::caller::UnixPeer;
 
@@ -318,6 +320,30 @@ mod tests {
         check("spiffe://{trust_domain}/*/a", Err(TemplateError::Star));
         let known = "{trust_domain}, {uid}, {gid}, {socket}".to_owned();
         check("{user}", Err(TemplateError::Unknown { name: "user".to_owned(), known }));
+    }
+
+    proptest! {
+        /// Whatever is literal stays as it is, whatever is a variable is what was attested: nothing else comes in.
+        #[test]
+        fn a_template_is_its_pieces(pieces in proptest::collection::vec((0..4_usize, "[a-z0-9._-]{1,9}"), 1..9)) {
+            let piece = |(kind, text): &(usize, String)| match kind {
+                0 => ("{uid}".to_owned(), "1001".to_owned()),
+                1 => ("{gid}".to_owned(), "100".to_owned()),
+                2 => ("{socket}".to_owned(), "web".to_owned()),
+                _ => (format!("x{text}"), format!("x{text}")),
+            };
+            let (written, expected): (Vec<_>, Vec<_>) = pieces.iter().map(piece).unzip();
+            let known = Known { for_clients: false, parts: &[] };
+            let read = |text: &str| Template::identity(text, &domain(), known);
+            let template = read(&format!("spiffe://{{trust_domain}}/{}", written.join("/"))).unwrap();
+            let rendered = template.render(Facts::Process(&peer()), &[]);
+            prop_assert_eq!(&rendered, &format!("spiffe://example.org/{}", expected.join("/")));
+            prop_assert!(SpiffeId::parse(&rendered).is_ok());
+            // One brace too many or too few is never a template.
+            for brace in ['{', '}'] {
+                prop_assert_eq!(read(&format!("spiffe://example.org/{}{brace}", written.concat())), Err(TemplateError::Brace));
+            }
+        }
     }
 
     #[test]
