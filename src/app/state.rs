@@ -151,7 +151,8 @@ impl State {
             recorder: recorder.clone(),
             plan: plan(settings, &policy),
         };
-        let mut keeper = Keeper::open(parts, &store.authorities()?)?;
+        let live = store.live(clock.now().unix_timestamp())?;
+        let mut keeper = Keeper::open(parts, &store.authorities()?, &live)?;
         let street = Street::new(Parts {
             policy,
             ledger: ledger.clone(),

@@ -13,6 +13,7 @@
 //!
 //! The index of the ledger is where a start reads them from, so the ledger alone can rebuild the hierarchy.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ use crate::entropy::Entropy;
 use crate::identity::TrustDomain;
 use crate::keys::sealed::{SealedError, SealedStore};
 use crate::policy::schedule::{AuthoritySlot, AuthorityTimes, Due, TooShort, authority_plan};
-use crate::store::AuthorityRow;
+use crate::store::{AuthorityRow, LiveCount};
 use crate::x509::chain::{Issuer, IssuerError};
 use crate::x509::draft::{AuthoritySpec, Draft, DraftError};
 use crate::x509::key::KeyFault;
@@ -169,11 +170,16 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Opens the authorities that the ledger knows of; none at the first start.
+    /// Opens the authorities that the ledger knows of; none at the first start. `live` says how long the leaves of each
+    /// live, by its key identifier.
     ///
     /// # Errors
     /// [`AuthorityError`]: a clock outside the active authority's time, a missing or other key, another trust domain.
-    pub fn open(parts: KeeperParts, rows: &[AuthorityRow]) -> Result<Self, AuthorityError> {
+    pub fn open(
+        parts: KeeperParts,
+        rows: &[AuthorityRow],
+        live: &BTreeMap<String, LiveCount>,
+    ) -> Result<Self, AuthorityError> {
         let times = AuthorityTimes::new(parts.plan.issuing_lifetime, parts.plan.longest_leaf)?;
         let mut keeper =
             Self { parts, times, last_root: 0, last_issuing: 0, current: watch::Sender::default(), lists: None };
@@ -182,7 +188,9 @@ impl Keeper {
             let name: Name = row.name.parse().map_err(|_| record(&row.name, "its name has another form"))?;
             let last = keeper.last(name.level);
             *last = name.number.max(*last);
-            if let Some(authority) = keeper.load(name, row)? {
+            if let Some(mut authority) = keeper.load(name, row)? {
+                let last = live.get(&row.key_id).and_then(|count| count.last_minute);
+                authority.last_before = last.and_then(end_of_minute);
                 all.push(Arc::new(authority));
             }
         }
@@ -307,7 +315,7 @@ impl Keeper {
         if key.spki_der() != issuer.key().spki_der() {
             return Err(AuthorityError::OtherKey { name: row.name.clone() });
         }
-        Ok(Some(Authority { name, state, since, issuer, key }))
+        Ok(Some(Authority { name, state, since, issuer, key, last_before: None }))
     }
 
     /// A clock outside the active authorities' own time would make certificates that nobody accepts.
@@ -353,7 +361,8 @@ impl Keeper {
             Err((source, position)) => return Err(AuthorityError::Sign { position, source }),
         };
         let issuer = Arc::new(Issuer::from_der(issuance.signed.der().to_vec(), Vec::new())?);
-        let authority = Authority { name, state: State::Prepared, since: self.parts.clock.now(), issuer, key };
+        let (state, since) = (State::Prepared, self.parts.clock.now());
+        let authority = Authority { name, state, since, issuer, key, last_before: None };
         let event = self.event(Action::CertificateSigned, authority.facts(State::Prepared), |event| {
             event.refers_to = Some(issuance.position.to_string());
             event.certificate = Some(issuance.signed.facts().clone());
@@ -453,6 +462,11 @@ impl Keeper {
 
 fn record(name: &str, why: &'static str) -> AuthorityError {
     AuthorityError::Record { name: name.to_owned(), why }
+}
+
+/// Unix time / 60, as the index counts.
+fn end_of_minute(minute: i64) -> Option<OffsetDateTime> {
+    OffsetDateTime::from_unix_timestamp(minute.checked_add(1)?.checked_mul(60)?).ok()
 }
 
 fn key_id(key: &SigningKey) -> Result<String, AuthorityError> {

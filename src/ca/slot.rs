@@ -89,6 +89,8 @@ pub struct Authority {
     pub(super) since: OffsetDateTime,
     pub(super) issuer: Arc<Issuer>,
     pub(super) key: SigningKey,
+    /// When the last leaf under it expires that was signed before this run; that may have been under another policy.
+    pub(super) last_before: Option<OffsetDateTime>,
 }
 
 impl Authority {
@@ -116,15 +118,18 @@ impl Authority {
         self.state == State::Active
     }
 
-    /// As its schedule sees it, where leaves live for at most `longest_leaf`: it signed its last one before it retired.
+    /// As its schedule sees it, where leaves of this run live for at most `longest_leaf`: it signed its last one before it
+    /// retired.
     #[must_use]
     pub fn slot(&self, longest_leaf: Duration) -> AuthoritySlot<Name> {
+        let own = self.since + longest_leaf;
+        let last_leaf = self.last_before.map_or(own, |before| before.max(own));
         AuthoritySlot {
             key: self.name,
             state: self.state,
             not_before: self.issuer.not_before(),
             not_after: self.issuer.not_after(),
-            last_leaf: (self.state == State::Retiring).then(|| self.since + longest_leaf),
+            last_leaf: (self.state == State::Retiring).then_some(last_leaf),
         }
     }
 

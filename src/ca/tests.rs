@@ -26,6 +26,8 @@ use crate::tasks::Tasks;
 use crate::x509::KeyAlgorithm;
 use crate::x509::profile::Profiles;
 
+mod lives;
+
 const START: OffsetDateTime = datetime!(2026-11-23 12:00 UTC);
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -119,7 +121,8 @@ impl World {
             recorder: recorder.clone(),
             plan,
         };
-        let mut keeper = Keeper::open(parts, &store.authorities().unwrap())?;
+        let live = store.live(self.clock.now().unix_timestamp()).unwrap();
+        let mut keeper = Keeper::open(parts, &store.authorities().unwrap(), &live)?;
         keeper.establish().await?;
         let street = Street::new(Parts {
             policy,

@@ -108,7 +108,8 @@ impl World {
             recorder: recorder.clone(),
             plan,
         };
-        let mut keeper = Keeper::open(parts, &store.authorities().unwrap()).unwrap();
+        let live = store.live(self.clock.now().unix_timestamp()).unwrap();
+        let mut keeper = Keeper::open(parts, &store.authorities().unwrap(), &live).unwrap();
         let street = Street::new(Parts {
             policy,
             ledger: ledger.clone(),

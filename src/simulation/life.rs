@@ -252,7 +252,9 @@ async fn open(world: &World, ledger_tasks: &Tasks) -> Result<Server, String> {
         plan,
     };
     let words = |failure: AuthorityError| failure.to_string();
-    let mut keeper = Keeper::open(parts, &store.authorities().map_err(|e| e.to_string())?).map_err(words)?;
+    let live = store.live(clock.now().unix_timestamp()).map_err(|e| e.to_string())?;
+    let rows = store.authorities().map_err(|e| e.to_string())?;
+    let mut keeper = Keeper::open(parts, &rows, &live).map_err(words)?;
     let street = Street::new(Parts {
         policy,
         ledger: ledger.clone(),
