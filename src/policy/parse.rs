@@ -110,7 +110,16 @@ impl Policy {
 
 /// Whether `rule` never decides anything because `earlier` grants the same names to everyone whom it matches.
 fn shadows(earlier: &Rule, rule: &Rule) -> bool {
-    earlier.identity.same_names(&rule.identity) && earlier.matches.covers(&rule.matches)
+    earlier.identity.same_names(&rule.identity) && earlier.matches.covers(&rule.matches) && !is_choosier(earlier, rule)
+}
+
+/// Whether `earlier` may refuse a name that `rule` grants: one that is asked for or held, not written in the file, may have
+/// no form of its mesh, or make no DNS name.
+fn is_choosier(earlier: &Rule, rule: &Rule) -> bool {
+    let other_form = earlier.mesh != rule.mesh && !forms(earlier.mesh).is_empty();
+    let same_dns = earlier.dns.iter().all(|own| rule.dns.iter().any(|other| own.same_names(other)));
+    let is_written = !earlier.identity.is_below() && !earlier.identity.is_client();
+    !is_written && (other_form || !same_dns)
 }
 
 /// Reads one `[[rule]]`.

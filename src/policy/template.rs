@@ -274,11 +274,12 @@ pub(super) struct NotDns;
 
 impl fmt::Display for NotDns {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a DNS name has labels of 1 to 63 of a-z, 0-9 and dash (not at their ends), 253 in all")
+        f.write_str("a DNS name has labels of 1 to 63 of a-z, 0-9 and dash (not at their ends; the last not of digits alone), 253 in all")
     }
 }
 
-/// Checks a DNS name: lower-case letters, digits and dashes; RFC 1123 section 2.1, RFC 5280 section 4.2.1.6.
+/// Checks a DNS name: lower-case letters, digits and dashes; RFC 1123 section 2.1, RFC 5280 section 4.2.1.6. A last label
+/// of digits alone makes an address of it, and no verifier takes that for a name.
 pub(super) fn check_dns(name: &str) -> Result<(), NotDns> {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -286,7 +287,8 @@ pub(super) fn check_dns(name: &str) -> Result<(), NotDns> {
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    if name.len() <= 253 && name.split('.').all(label) { Ok(()) } else { Err(NotDns) }
+    let is_address = name.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
+    if name.len() <= 253 && name.split('.').all(label) && !is_address { Ok(()) } else { Err(NotDns) }
 }
 
 #[cfg(test)]
@@ -392,7 +394,9 @@ mod tests {
     #[test]
     fn dns_names_are_strict() {
         assert_eq!(check_dns("api.pay.svc"), Ok(()));
-        for wrong in ["", "a..b", "-a", "a-", "A.b", "a_b", "*.a", &"a".repeat(64), &"a.".repeat(127)] {
+        for wrong in
+            ["", "a..b", "-a", "a-", "1001", "10.0.0.1", "A.b", "a_b", "*.a", &"a".repeat(64), &"a.".repeat(127)]
+        {
             assert_eq!(check_dns(wrong), Err(NotDns), "{wrong}");
         }
     }

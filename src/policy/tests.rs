@@ -11,6 +11,8 @@ use crate::toml_reader::Mistakes;
 use crate::x509::KeyAlgorithm;
 use crate::x509::profile::Profiles;
 
+mod laws;
+
 fn domain() -> TrustDomain {
     TrustDomain::parse("example.org").unwrap()
 }

@@ -142,8 +142,7 @@ impl World {
             self.clock.clone(),
             entropy.clone(),
         );
-        let limits = FeedLimits::default();
-        let names = SdsNames::default();
+        let (limits, names) = (FeedLimits::default(), SdsNames::default());
         let feed = Feed::new(Arc::new(source), domain, names, limits, self.clock.clone(), entropy, tasks.clone());
         revoker.attach(feed.clone()).await;
         let clock = self.clock.clone();

@@ -307,7 +307,8 @@ fn check_names(value: &[u8], expected: &Expected<'_>) -> Result<(), LintError> {
     must(names.is_empty(), Rule::UriName)
 }
 
-/// RFC 5280 section 4.2.1.6 with RFC 1123's letters and digits; no wildcard, because a workload is one and not many.
+/// RFC 5280 section 4.2.1.6 with RFC 1123's letters and digits, and no address; no wildcard, because a workload is one and
+/// not many.
 fn is_dns_name(name: &str) -> bool {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -315,7 +316,8 @@ fn is_dns_name(name: &str) -> bool {
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    name.len() <= 253 && name.split('.').all(label)
+    let is_address = name.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
+    name.len() <= 253 && name.split('.').all(label) && !is_address
 }
 
 #[cfg(test)]
