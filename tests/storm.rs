@@ -22,7 +22,7 @@ const SOCKETS: [&str; 4] = ["a", "b", "c", "d"];
 /// How long everything may take at full size on a busy machine.
 const LONG: Duration = Duration::from_secs(240);
 
-/// `docs/operations.md`, "How much memory": a server at rest, in KiB. Twice that of an optimised build, for the others.
+/// `docs/operations.md`, "How much memory": a server with no stream, in KiB.
 const AT_REST_KIB: u64 = 128 << 10;
 /// The same: a stream, in KiB.
 const STREAM_KIB: u64 = 64;

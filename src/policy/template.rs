@@ -274,12 +274,12 @@ pub(super) struct NotDns;
 
 impl fmt::Display for NotDns {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a DNS name has labels of 1 to 63 of a-z, 0-9 and dash (not at their ends; the last not of digits alone), 253 in all")
+        f.write_str("a DNS name has labels of 1 to 63 of a-z, 0-9 and dash (not at their ends; the last is no number), 253 in all")
     }
 }
 
 /// Checks a DNS name: lower-case letters, digits and dashes; RFC 1123 section 2.1, RFC 5280 section 4.2.1.6. A last label
-/// of digits alone makes an address of it, and no verifier takes that for a name.
+/// that is a number (as in `a.7` and `a.0x7`) makes an address of it, and no verifier takes that for a name.
 pub(super) fn check_dns(name: &str) -> Result<(), NotDns> {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -287,7 +287,9 @@ pub(super) fn check_dns(name: &str) -> Result<(), NotDns> {
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    let is_address = name.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
+    let last = name.rsplit('.').next().unwrap_or_default();
+    let is_hexadecimal = last.strip_prefix("0x").is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_hexdigit()));
+    let is_address = is_hexadecimal || last.bytes().all(|b| b.is_ascii_digit());
     if name.len() <= 253 && name.split('.').all(label) && !is_address { Ok(()) } else { Err(NotDns) }
 }
 
@@ -394,9 +396,21 @@ mod tests {
     #[test]
     fn dns_names_are_strict() {
         assert_eq!(check_dns("api.pay.svc"), Ok(()));
-        for wrong in
-            ["", "a..b", "-a", "a-", "1001", "10.0.0.1", "A.b", "a_b", "*.a", &"a".repeat(64), &"a.".repeat(127)]
-        {
+        for wrong in [
+            "",
+            "a..b",
+            "-a",
+            "a-",
+            "1001",
+            "10.0.0.1",
+            "a.0x",
+            "a.0xfe",
+            "A.b",
+            "a_b",
+            "*.a",
+            &"a".repeat(64),
+            &"a.".repeat(127),
+        ] {
             assert_eq!(check_dns(wrong), Err(NotDns), "{wrong}");
         }
     }

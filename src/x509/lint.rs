@@ -316,7 +316,9 @@ fn is_dns_name(name: &str) -> bool {
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    let is_address = name.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
+    let last = name.rsplit('.').next().unwrap_or_default();
+    let is_hexadecimal = last.strip_prefix("0x").is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_hexdigit()));
+    let is_address = is_hexadecimal || last.bytes().all(|b| b.is_ascii_digit());
     name.len() <= 253 && name.split('.').all(label) && !is_address
 }
 

@@ -130,7 +130,7 @@ fn wanted(name: Option<&str>) -> Wanted {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(20000))]
+    #![proptest_config(ProptestConfig::with_cases(2000))]
     #[test]
     fn the_first_rule_that_applies_decides(
         rules in prop::collection::vec(any_written(), 1..5),
@@ -289,7 +289,7 @@ proptest! {
         "[a-z0-9-]{0,4}(\\.[a-z0-9-]{0,3}){0,3}", "[a-zA-Z0-9._*-]{0,8}", "[a-z]{60,66}", "([a-z]{1,63}\\.){3,5}[a-z]{1,63}",
     ]) {
         let label = regex::Regex::new("^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$").unwrap();
-        let address = name.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
+        let address = regex::Regex::new("(^|[.])([0-9]*|0x[0-9a-f]*)$").unwrap().is_match(&name);
         let right = name.len() <= 253 && name.split('.').all(|part| label.is_match(part)) && !address;
         prop_assert_eq!(check_dns(&name).is_ok(), right, "{}", name);
         prop_assert!(!right || rustls_pki_types::DnsName::try_from(name.as_str()).is_ok(), "{}", name);
