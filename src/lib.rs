@@ -33,4 +33,5 @@ pub mod store;
 pub mod tasks;
 pub mod telemetry;
 pub mod toml_reader;
+pub mod upstream;
 pub mod x509;

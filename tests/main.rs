@@ -35,4 +35,5 @@ mod service;
 mod storm;
 mod street;
 mod tidy;
+mod upstream;
 mod xds;

@@ -219,7 +219,11 @@ impl Backend for AppBackend {
             }),
             held_by: if authority.name().level == Level::Root { held_by } else { 0 },
         };
-        [Level::Root, Level::Issuing].iter().flat_map(|level| authorities.at(*level)).map(schedule).collect()
+        [Level::Root, Level::Intermediate, Level::Issuing]
+            .iter()
+            .flat_map(|level| authorities.at(*level))
+            .map(schedule)
+            .collect()
     }
 
     fn bundle(&self) -> pb::Bundle {

@@ -35,6 +35,8 @@ use crate::store::embedded::{Embedded, Opened};
 use crate::store::{Store, StoreError};
 use crate::tasks::Tasks;
 use crate::telemetry::{Measured, Metrics};
+use crate::upstream::Upstream;
+use crate::upstream::vault::Vault;
 
 /// The sealed file of the ledger's signing key.
 pub(super) const LEDGER_KEY: &str = "ledger-1";
@@ -141,8 +143,8 @@ impl State {
         let (ledger, opened) = Ledger::open(options, clock.clone(), &recorder, &ledger_tasks).await?;
         let mut notes: Vec<String> = opened.recovered.iter().map(whole_again).collect();
         let (store, mut projection) = index(&directory, &ledger, &mut notes)?;
-        let started_at = clock.now();
-        let metrics = metrics(&ledger, &mut projection, started_at);
+        let (started_at, metrics) = (clock.now(), metrics(&ledger, &mut projection, clock.now()));
+        let upstream = upstream(settings);
         let parts = KeeperParts {
             keys,
             ledger: ledger.clone(),
@@ -150,9 +152,9 @@ impl State {
             entropy: entropy.clone(),
             recorder: recorder.clone(),
             plan: plan(settings, &policy),
+            upstream: upstream.clone(),
         };
-        let live = store.live(clock.now().unix_timestamp())?;
-        let mut keeper = Keeper::open(parts, &store.authorities()?, &live)?;
+        let mut keeper = Keeper::open(parts, &store.authorities()?, &store.live(clock.now().unix_timestamp())?)?;
         let street = Street::new(Parts {
             policy,
             ledger: ledger.clone(),
@@ -172,6 +174,7 @@ impl State {
             trust_domain: settings.trust_domain.clone(),
             directory: directory.path().join("crl"),
             times: settings.crl,
+            upstream,
         };
         let (revoker, made) = establish(parts, &mut keeper).await?;
         record_in_force(settings, &street, &ledger, &*store, &recorder, clock.now()).await?;
@@ -323,6 +326,11 @@ fn checkpoint_key(keys: &SealedStore, directory: &DataDirectory) -> Result<Check
 fn holds_nothing(ledger: &Path) -> bool {
     let names = std::fs::read_dir(ledger).into_iter().flatten().flatten().map(|entry| entry.file_name());
     names.into_iter().all(|name| name == "lock")
+}
+
+/// Who signs the issuing CA, where that is not a root of our own.
+fn upstream(settings: &Settings) -> Option<Arc<dyn Upstream>> {
+    settings.upstream.clone().map(|vault| Arc::new(Vault::new(vault)) as Arc<dyn Upstream>)
 }
 
 fn plan(settings: &Settings, policy: &Policy) -> AuthorityPlan {

@@ -47,7 +47,8 @@ fn authority(state: &State, settings: &Settings, authority: &Arc<Authority>) -> 
         algorithm: people_call(authority.issuer().key().algorithm()).to_owned(),
         not_after: authority.issuer().not_after(),
         rolls_over: times.filter(|_| issuing).map(|times| times.prepare_at(&authority.slot(longest_leaf))),
-        key_path: (!issuing).then(|| keys.display().to_string()),
+        key_path: (!issuing && authority.upstream().is_none()).then(|| keys.display().to_string()),
+        upstream: authority.upstream().map(str::to_owned),
     }
 }
 

@@ -448,7 +448,7 @@ mod tests {
             serial: text(),
             unattributed: Some(true),
         });
-        event.authority = Some(AuthorityFacts { certificate: text(), ..AuthorityFacts::default() });
+        event.authority = Some(AuthorityFacts { certificate: text(), upstream: text(), ..AuthorityFacts::default() });
         event.certificate = Some(CertificateFacts {
             der_sha256: text(),
             previous_serial: text(),

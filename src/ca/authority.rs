@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use tracing::info;
 
 use super::sign::{SignError, SigningKey};
-use super::slot::{Authorities, Authority, Level, Name, State, word};
+use super::slot::{Authorities, Authority, Level, Name, State};
 use crate::audit::event::{Action, AuthorityFacts, Event, Outcome, Recorder};
 use crate::audit::ledger::{Ledger, LedgerError, Position};
 use crate::clock::{Clock, parse_rfc3339, rfc3339_seconds};
@@ -34,11 +34,18 @@ use crate::identity::TrustDomain;
 use crate::keys::sealed::{SealedError, SealedStore};
 use crate::policy::schedule::{AuthoritySlot, AuthorityTimes, Due, TooShort, authority_plan};
 use crate::store::{AuthorityRow, LiveCount};
-use crate::x509::chain::{Issuer, IssuerError};
-use crate::x509::draft::{AuthoritySpec, Draft, DraftError};
+use crate::upstream::{Upstream, UpstreamError};
+use crate::x509::KeyAlgorithm;
+use crate::x509::chain::{Issuer, IssuerError, LONGEST_CHAIN};
+use crate::x509::draft::DraftError;
 use crate::x509::key::KeyFault;
-use crate::x509::profile::{AuthorityProfile, Profiles};
-use crate::x509::{KeyAlgorithm, Serial, SubjectKey};
+
+mod above;
+mod make;
+mod received;
+
+use above::Pending;
+pub use received::ReceivedError;
 
 /// The longest that the authorities are left alone, so that a jump of the clock is noticed.
 const LONGEST_WAIT: Duration = Duration::from_secs(3_600);
@@ -117,6 +124,46 @@ pub enum AuthorityError {
     /// Its certificate could not be prepared.
     #[error("the certificate of an authority cannot be prepared: {0}")]
     Draft(#[from] DraftError),
+    /// The upstream signed nothing.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// What the upstream signed cannot be used.
+    #[error("{upstream} signed a certificate that cannot be used: {source}")]
+    Received {
+        /// Who.
+        upstream: String,
+        /// Why not.
+        #[source]
+        source: ReceivedError,
+    },
+    /// An upstream that stands under another root.
+    #[error(
+        "{upstream} now signs under another root ({found}) than the one that is trusted here ({here}): nothing was changed. If nobody meant that, look for an intruder; put the old issuer back, or begin a new data directory"
+    )]
+    OtherRoot {
+        /// Who.
+        upstream: String,
+        /// Its root's subject and key identifier.
+        found: String,
+        /// Ours, by name.
+        here: String,
+    },
+    /// The root's key is ours, and an upstream is configured.
+    #[error(
+        "{name} is a root of this server's own, but [upstream.vault] names another authority above it: take that table out, or begin a new data directory"
+    )]
+    OwnRoot {
+        /// The root.
+        name: String,
+    },
+    /// The root is an upstream's, and none is configured.
+    #[error("{name} is the root of {upstream}: write [upstream.vault] again, because the next issuing CA needs it")]
+    NoUpstream {
+        /// The root.
+        name: String,
+        /// Whose it is.
+        upstream: String,
+    },
     /// There is no CRL of an authority that should sign from now on.
     #[error("the CRLs could not be published, so no authority is activated: {0}")]
     Lists(String),
@@ -149,6 +196,8 @@ pub struct KeeperParts {
     pub recorder: Recorder,
     /// What the authorities are to be like.
     pub plan: AuthorityPlan,
+    /// Who signs issuing CAs; a root of our own where there is none.
+    pub upstream: Option<Arc<dyn Upstream>>,
 }
 
 /// Makes CRLs; `revocation` does.
@@ -164,7 +213,10 @@ pub struct Keeper {
     times: AuthorityTimes,
     /// The highest number that was ever given at each level, so that none is given twice.
     last_root: u32,
+    last_intermediate: u32,
     last_issuing: u32,
+    /// What the upstream was asked and did not sign yet.
+    pending: Option<Pending>,
     current: watch::Sender<Arc<Authorities>>,
     lists: Option<Arc<dyn Lists>>,
 }
@@ -181,20 +233,29 @@ impl Keeper {
         live: &BTreeMap<String, LiveCount>,
     ) -> Result<Self, AuthorityError> {
         let times = AuthorityTimes::new(parts.plan.issuing_lifetime, parts.plan.longest_leaf)?;
-        let mut keeper =
-            Self { parts, times, last_root: 0, last_issuing: 0, current: watch::Sender::default(), lists: None };
+        let mut keeper = Self {
+            parts,
+            times,
+            last_root: 0,
+            last_intermediate: 0,
+            last_issuing: 0,
+            pending: None,
+            current: watch::Sender::default(),
+            lists: None,
+        };
         let mut all: Vec<Arc<Authority>> = Vec::new();
         for row in rows {
             let name: Name = row.name.parse().map_err(|_| record(&row.name, "its name has another form"))?;
             let last = keeper.last(name.level);
             *last = name.number.max(*last);
-            if let Some(mut authority) = keeper.load(name, row)? {
+            if let Some(mut authority) = keeper.load(name, row, rows)? {
                 let last = live.get(&row.key_id).and_then(|count| count.last_minute);
                 authority.last_before = last.and_then(end_of_minute);
                 all.push(Arc::new(authority));
             }
         }
         let authorities = Authorities { all };
+        keeper.check_upstream(&authorities)?;
         keeper.check_time(&authorities)?;
         keeper.current.send_replace(Arc::new(authorities));
         Ok(keeper)
@@ -218,7 +279,10 @@ impl Keeper {
     pub async fn establish(&mut self) -> Result<Vec<Name>, AuthorityError> {
         let mut made = Vec::new();
         let now = self.parts.clock.now();
-        for level in [Level::Root, Level::Issuing] {
+        // Where an upstream signs, its CAs come with the issuing CA's certificate.
+        let levels: &[Level] =
+            if self.parts.upstream.is_some() { &[Level::Issuing] } else { &[Level::Root, Level::Issuing] };
+        for &level in levels {
             let usable = |authority: &Arc<Authority>| authority.is_active() && now < authority.issuer.not_after();
             let newest =
                 self.authorities().at(level).filter(|a| usable(a)).map(|a| a.name).max_by_key(|name| name.number);
@@ -276,6 +340,10 @@ impl Keeper {
     /// Whether the root outlives a further issuing CA long enough for one to be of use: a CA that is cut at the root's
     /// end would be over as soon as it is made.
     fn has_room(&self, now: OffsetDateTime) -> bool {
+        // What an upstream signs is looked at once it is there.
+        if self.parts.upstream.is_some() {
+            return true;
+        }
         let least = self.parts.plan.longest_leaf * 3;
         self.authorities().active_root().is_some_and(|root| root.issuer.not_after() - now > least)
     }
@@ -296,26 +364,29 @@ impl Keeper {
     fn last(&mut self, level: Level) -> &mut u32 {
         match level {
             Level::Root => &mut self.last_root,
+            Level::Intermediate => &mut self.last_intermediate,
             Level::Issuing => &mut self.last_issuing,
         }
     }
 
-    fn load(&self, name: Name, row: &AuthorityRow) -> Result<Option<Authority>, AuthorityError> {
+    fn load(&self, name: Name, row: &AuthorityRow, rows: &[AuthorityRow]) -> Result<Option<Authority>, AuthorityError> {
         let state =
             State::from_name(&row.state).ok_or_else(|| record(&row.name, "its state is unknown to this version"))?;
         let since = parse_rfc3339(&row.since).map_err(|_| record(&row.name, "its time cannot be read"))?;
-        let Some(certificate) = &row.certificate else { return Ok(None) };
-        if state == State::Gone {
+        if state == State::Gone || row.certificate.is_none() {
             return Ok(None);
         }
-        let der = STANDARD.decode(certificate).map_err(|_| record(&row.name, "its certificate is not base64"))?;
-        // What stands between an issuing CA and its root: nothing, in a hierarchy of two.
-        let issuer = Arc::new(Issuer::from_der(der, Vec::new())?);
-        let key = SigningKey::new(self.parts.keys.load(&name.key_file())?);
-        if key.spki_der() != issuer.key().spki_der() {
+        let issuer = Arc::new(Issuer::from_der(certificate(row)?, parents(row, rows)?)?);
+        // The keys of an upstream's own CAs never come here.
+        let is_ours = row.upstream.is_none() || name.level == Level::Issuing;
+        let key = match is_ours {
+            true => Some(SigningKey::new(self.parts.keys.load(&name.key_file())?)),
+            false => None,
+        };
+        if key.as_ref().is_some_and(|key| key.spki_der() != issuer.key().spki_der()) {
             return Err(AuthorityError::OtherKey { name: row.name.clone() });
         }
-        Ok(Some(Authority { name, state, since, issuer, key, last_before: None }))
+        Ok(Some(Authority { name, state, since, issuer, key, upstream: row.upstream.clone(), last_before: None }))
     }
 
     /// A clock outside the active authorities' own time would make certificates that nobody accepts.
@@ -336,85 +407,12 @@ impl Keeper {
         Ok(())
     }
 
-    /// Steps 1 to 3: key, record, certificate.
-    async fn prepare(&mut self, level: Level) -> Result<Name, AuthorityError> {
-        let name = self.next_name(level)?;
-        let (algorithm, lifetime) = match level {
-            Level::Root => (self.parts.plan.root_key, self.parts.plan.root_lifetime),
-            Level::Issuing => (self.parts.plan.issuing_key, self.parts.plan.issuing_lifetime),
-        };
-        let key = SigningKey::new(self.parts.keys.generate(&name.key_file(), algorithm)?);
-        let parent = self.authorities().active_root().filter(|_| level == Level::Issuing);
-        let draft = self.draft(name, &key, lifetime, parent.as_deref())?;
-        let facts = AuthorityFacts {
-            certificate: None,
-            key_id: key_id(&key)?,
-            level: word(name.level).to_owned(),
-            name: name.to_string(),
-            state: State::Prepared.as_str().to_owned(),
-        };
-        let event = self.event(Action::CaPrepare, facts, |event| event.certificate = Some(draft.facts().clone()));
-        let recorded = self.parts.ledger.record(draft, event).await?;
-        let signer = parent.as_ref().map_or(&key, |root| &root.key);
-        let issuance = match signer.sign(recorded, &self.parts.clock).await {
-            Ok(issuance) => issuance,
-            Err((source, position)) => return Err(AuthorityError::Sign { position, source }),
-        };
-        let issuer = Arc::new(Issuer::from_der(issuance.signed.der().to_vec(), Vec::new())?);
-        let (state, since) = (State::Prepared, self.parts.clock.now());
-        let authority = Authority { name, state, since, issuer, key, last_before: None };
-        let event = self.event(Action::CertificateSigned, authority.facts(State::Prepared), |event| {
-            event.refers_to = Some(issuance.position.to_string());
-            event.certificate = Some(issuance.signed.facts().clone());
-        });
-        self.parts.ledger.append(event).await?;
-        info!(authority = %name, not_after = %rfc3339_seconds(authority.issuer.not_after()), "prepared");
-        self.publish(|all| all.push(Arc::new(authority)));
-        Ok(name)
-    }
-
-    /// The next number whose key file is free.
-    fn next_name(&mut self, level: Level) -> Result<Name, AuthorityError> {
-        let sealed = self.parts.keys.list()?;
-        let last = self.last(level);
-        loop {
-            *last += 1;
-            let name = Name { level, number: *last };
-            if !sealed.contains(&name.key_file()) {
-                return Ok(name);
-            }
-        }
-    }
-
-    fn draft(
-        &self,
-        name: Name,
-        key: &SigningKey,
-        lifetime: Duration,
-        parent: Option<&Authority>,
-    ) -> Result<Draft, AuthorityError> {
-        let now = self.parts.clock.now();
-        let profiles = Profiles::builtin();
-        let profile: &Arc<AuthorityProfile> = match name.level {
-            Level::Root => profiles.root(),
-            Level::Issuing => profiles.issuing(),
-        };
-        let spec = AuthoritySpec {
-            profile: Arc::clone(profile),
-            common_name: format!("{} {name}", self.parts.plan.trust_domain),
-            trust_domain: self.parts.plan.trust_domain.clone(),
-            key: SubjectKey::from_spki(key.spki_der().to_vec())?,
-            serial: Serial::random(&self.parts.entropy),
-            lifetime,
-        };
-        Ok(Draft::authority(spec, parent.map(|parent| &*parent.issuer), now)?)
-    }
-
     /// Steps 4 and 5: its CRL is out, it signs from now on, the one before it retires.
     async fn activate(&mut self, name: Name) -> Result<(), AuthorityError> {
         if let Some(lists) = &self.lists {
             lists.publish_missing().await.map_err(AuthorityError::Lists)?;
         }
+        self.activate_above().await?;
         self.transition(name, Action::CaActivate, State::Active).await?;
         self.retire_all_but(name).await
     }
@@ -469,6 +467,21 @@ fn end_of_minute(minute: i64) -> Option<OffsetDateTime> {
     OffsetDateTime::from_unix_timestamp(minute.checked_add(1)?.checked_mul(60)?).ok()
 }
 
-fn key_id(key: &SigningKey) -> Result<String, AuthorityError> {
-    Ok(hex::encode(SubjectKey::from_spki(key.spki_der().to_vec())?.key_id()))
+fn certificate(row: &AuthorityRow) -> Result<Vec<u8>, AuthorityError> {
+    let text = row.certificate.as_deref().unwrap_or_default();
+    STANDARD.decode(text).map_err(|_| record(&row.name, "its certificate is not base64"))
+}
+
+/// The certificates above `row`, nearest first; nothing above a root.
+fn parents(row: &AuthorityRow, rows: &[AuthorityRow]) -> Result<Vec<Vec<u8>>, AuthorityError> {
+    let mut above: Vec<Vec<u8>> = Vec::new();
+    let mut below = Issuer::from_der(certificate(row)?, Vec::new())?;
+    while !below.is_root() && above.len() < LONGEST_CHAIN {
+        let is_parent = |row: &&AuthorityRow| below.issuer_key_id().map(hex::encode).as_ref() == Some(&row.key_id);
+        let Some(parent) = rows.iter().find(is_parent) else { break };
+        let der = certificate(parent)?;
+        below = Issuer::from_der(der.clone(), Vec::new())?;
+        above.push(der);
+    }
+    Ok(above)
 }

@@ -148,6 +148,7 @@ impl Street {
 
         // 3. Prepare: profile and lint.
         let authority = self.0.authorities.borrow().active().ok_or(IssueError::NoAuthority)?;
+        let issuing_key = authority.key().ok_or(IssueError::NoAuthority)?;
         let renewal = *grant.renewal();
         let identity = grant.identity().clone();
         let rule = grant.rule().to_owned();
@@ -162,7 +163,7 @@ impl Street {
         let recorded = self.0.ledger.record(draft, event).await?;
 
         // 5. Sign, and spend the record.
-        let Issuance { signed, position } = match authority.key().sign(recorded, &self.0.clock).await {
+        let Issuance { signed, position } = match issuing_key.sign(recorded, &self.0.clock).await {
             Ok(issuance) => issuance,
             Err((source, position)) => return Err(self.failed(&context, source, position)),
         };

@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::keys::{KeyError, Signer};
 use crate::x509::SignatureAlgorithm;
 use crate::x509::crl::{Crl, CrlDraft, CrlError};
-use crate::x509::draft::{DraftError, Signed};
+use crate::x509::draft::{DraftError, RequestDraft, Signed};
 
 /// The longest a signature may take before the certificate is given up: the record then says so.
 pub const SIGN_DEADLINE: Duration = Duration::from_secs(10);
@@ -121,6 +121,22 @@ impl SigningKey {
         let (draft, position) = recorded.into_parts();
         match self.signature(draft.tbs(), clock).await.and_then(|signature| Ok(draft.finish(&signature)?)) {
             Ok(crl) => Ok((crl, position)),
+            Err(error) => Err((error, position)),
+        }
+    }
+
+    /// Signs the request for a CA certificate of this very key, and spends the record; the request, DER.
+    ///
+    /// # Errors
+    /// As [`Self::sign`].
+    pub async fn sign_request(
+        &self,
+        recorded: Recorded<RequestDraft>,
+        clock: &Clock,
+    ) -> Result<(Vec<u8>, Position), (SignError, Position)> {
+        let (draft, position) = recorded.into_parts();
+        match self.signature(draft.info(), clock).await.and_then(|signature| Ok(draft.finish(&signature)?)) {
+            Ok(request) => Ok((request, position)),
             Err(error) => Err((error, position)),
         }
     }

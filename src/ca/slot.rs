@@ -36,6 +36,7 @@ pub struct Name {
 pub fn word(level: Level) -> &'static str {
     match level {
         Level::Root => "root",
+        Level::Intermediate => "intermediate",
         Level::Issuing => "issuing",
     }
 }
@@ -73,6 +74,7 @@ impl FromStr for Name {
         let (level, number) = text.split_once(' ').ok_or_else(wrong)?;
         let level = match level {
             "root" => Level::Root,
+            "intermediate" => Level::Intermediate,
             "issuing" => Level::Issuing,
             _ => return Err(wrong()),
         };
@@ -88,7 +90,10 @@ pub struct Authority {
     pub(super) state: State,
     pub(super) since: OffsetDateTime,
     pub(super) issuer: Arc<Issuer>,
-    pub(super) key: SigningKey,
+    /// Nothing for an upstream's, whose key never comes here.
+    pub(super) key: Option<SigningKey>,
+    /// Who signed it, where that was not an authority of this server.
+    pub(super) upstream: Option<String>,
     /// When the last leaf under it expires that was signed before this run; that may have been under another policy.
     pub(super) last_before: Option<OffsetDateTime>,
 }
@@ -142,6 +147,7 @@ impl Authority {
             level: word(self.name.level).to_owned(),
             name: self.name.to_string(),
             state: state.as_str().to_owned(),
+            upstream: self.upstream.clone(),
         }
     }
 
@@ -151,10 +157,16 @@ impl Authority {
         &self.issuer
     }
 
-    /// Its key, which signs only what is recorded.
+    /// Its key, which signs only what is recorded; nothing where an upstream has it.
     #[must_use]
-    pub fn key(&self) -> &SigningKey {
-        &self.key
+    pub fn key(&self) -> Option<&SigningKey> {
+        self.key.as_ref()
+    }
+
+    /// Who signed it, where that was not an authority of this server.
+    #[must_use]
+    pub fn upstream(&self) -> Option<&str> {
+        self.upstream.as_deref()
     }
 }
 
@@ -202,6 +214,11 @@ impl Authorities {
         let trusted = |a: &&Arc<Authority>| matches!(a.state, State::Prepared | State::Active | State::Retiring);
         let roots = self.at(Level::Root).filter(trusted).filter(|a| choose(a.issuer.key_id()));
         roots.map(|a| a.issuer.der().to_vec()).collect()
+    }
+
+    /// Every one that is no root.
+    pub fn below_roots(&self) -> impl Iterator<Item = &Arc<Authority>> {
+        self.all.iter().filter(|authority| authority.name.level != Level::Root)
     }
 
     /// Every one, oldest first.

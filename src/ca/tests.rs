@@ -120,6 +120,7 @@ impl World {
             entropy: entropy.clone(),
             recorder: recorder.clone(),
             plan,
+            upstream: None,
         };
         let live = store.live(self.clock.now().unix_timestamp()).unwrap();
         let mut keeper = Keeper::open(parts, &store.authorities().unwrap(), &live)?;

@@ -121,6 +121,8 @@ pub struct AuthoritySummary {
     pub rolls_over: Option<OffsetDateTime>,
     /// Where its key is, when it is one that we sealed.
     pub key_path: Option<String>,
+    /// Who has its key, when it is an upstream's.
+    pub upstream: Option<String>,
 }
 
 /// The ledger.
@@ -173,7 +175,8 @@ pub fn render(summary: &UpSummary, paint: Paint) -> String {
         .key_path
         .as_ref()
         .map_or_else(String::new, |path| format!(", key in {path} (sealed by a key beside it: fine for a try)"));
-    row(root.origin.word(), "root CA", format!("{}, until {}{key}", root.algorithm, root.not_after.date()));
+    let above = root.upstream.as_ref().map_or_else(String::new, |upstream| format!(", of {upstream}"));
+    row(root.origin.word(), "root CA", format!("{}, until {}{key}{above}", root.algorithm, root.not_after.date()));
     let issuing = &summary.issuing;
     let roll = issuing.rolls_over.map_or_else(String::new, |at| format!(", rolls over from {}", at.date()));
     row(
@@ -250,6 +253,7 @@ mod tests {
             not_after,
             rolls_over,
             key_path,
+            upstream: None,
         };
         UpSummary {
             trust_domain: "example.org".into(),

@@ -1,8 +1,13 @@
 //! The one table of configuration keys: docs/configuration.md and the default file are written from it, and a test holds
 //! it against the keys that are really read.
 
+use std::sync::LazyLock;
+
 use super::key::Presence::{Default, Derived, Off, Required};
 use super::key::{Key, key};
+
+mod bounds;
+mod upstream;
 
 /// A table that is a list: `[[sds.listen]]`.
 pub(super) const LISTS: [&str; 2] = ["sds.listen", "admin.operator"];
@@ -11,7 +16,7 @@ pub(super) const LISTS: [&str; 2] = ["sds.listen", "admin.operator"];
 pub(super) const EXAMPLES: [&str; 1] = ["admin.operator"];
 
 /// What a table is for, in the order of the file.
-pub(super) const TABLES: [(&str, &str); 13] = [
+pub(super) const TABLES: [(&str, &str); 15] = [
     ("", "The server as a whole."),
     ("keys", "The authorities' own keys, in `data_dir/keys`, each sealed."),
     (
@@ -27,6 +32,11 @@ pub(super) const TABLES: [(&str, &str); 13] = [
     ),
     ("ca.root", "The root authority, where one has to be made. Existing authorities keep what they are."),
     ("ca.issuing", "The issuing authority under it. It rolls over by itself, unseen by proxies."),
+    (
+        "upstream.vault",
+        "A Vault whose PKI engine signs the issuing CA, so that the root's key never comes here (docs/upstream.md). Without it the root is this server's own.",
+    ),
+    ("upstream.vault.login", "How this server logs in to that Vault. No secret is written here: files hold them."),
     ("crl", "The lists of revoked certificates, one of each authority: pushed with the roots, and on `/crl`."),
     ("ledger", "The audit ledger. Nothing is issued that is not in it."),
     ("limits", "Every queue, wait and message has a bound; these are the ones that an installation may need to move."),
@@ -34,7 +44,10 @@ pub(super) const TABLES: [(&str, &str); 13] = [
 ];
 
 /// Every key, in the order of the file.
-pub const KEYS: &[Key] = &[
+pub static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| [PLACES, upstream::KEYS, bounds::KEYS].concat());
+
+/// Where things are, who gets in, and what authorities are like.
+const PLACES: &[Key] = &[
     key(
         "",
         "trust_domain",
@@ -226,237 +239,5 @@ pub const KEYS: &[Key] = &[
         Default("\"90d\""),
         "How long a new issuing authority lives. Its successor is prepared at half of it and takes over soon after, in any case while it outlives every certificate under it.",
         "Must be at least twice the longest lifetime in the policy and at most half of the root's; otherwise nothing is started.",
-    ),
-    key(
-        "crl",
-        "lifetime",
-        "a span of time",
-        Default("\"7d\""),
-        "How long a CRL holds after it was made.",
-        "At its end every handshake fails that has no newer one. Too short: a server that is down for long takes the mesh with it. Too long: who got a list and is cut off from the server believes it for longer.",
-    ),
-    key(
-        "crl",
-        "resign_at",
-        "a span of time, at most three quarters of `crl.lifetime`",
-        Derived("half of `crl.lifetime`", "\"84h\""),
-        "When a CRL is made anew though nothing was revoked. `status` names one of which less than a quarter is left.",
-        "Too short: every proxy gets a new bundle more often. Too long: less time to mend what keeps it from being renewed.",
-    ),
-    key(
-        "ledger",
-        "reserve_mib",
-        "a whole number of MiB",
-        Default("64"),
-        "Kept aside on disk so that a full disk still takes revocations and operators' acts. Issuing stops before it is touched.",
-        "Too small: with a full disk even a revocation may wait until somebody makes room.",
-    ),
-    key(
-        "limits",
-        "max_certificates_per_caller",
-        "a whole number",
-        Default("4096"),
-        "Live certificates of one account (socket and user), all its processes together.",
-        "Too small: further proxies of that account are refused, with a record. Too large: one user can take the server's memory.",
-    ),
-    key(
-        "limits",
-        "max_issues_at_once",
-        "a whole number",
-        Default("256"),
-        "Certificates being issued at the same moment; further ones wait their turn.",
-        "Too small: a restart with thousands of proxies takes longer. Too large: it takes more memory.",
-    ),
-    key(
-        "limits",
-        "max_forced_rotations_at_once",
-        "a whole number",
-        Default("32"),
-        "Certificates that `cert rotate` has issued at the same moment. No more than half of max_issues_at_once is used, so that new requests find room.",
-        "Too small: rotating all takes longer. Too large: it takes more memory and processor time from other requests.",
-    ),
-    key(
-        "limits",
-        "forced_rotation_timeout",
-        "a span of time",
-        Default("\"30s\""),
-        "How long a forced rotation waits for a proxy to take its new certificate before it reports the proxy as gone.",
-        "Too short: slow proxies are reported as gone although they take it later. Too long: a rotation reports late.",
-    ),
-    key(
-        "limits",
-        "issue_rate_per_caller",
-        "a whole number each second",
-        Default("20"),
-        "New certificates of one account are allowed again at this rate, once it has had `issue_burst_per_caller`. Renewals, and certificates that a proxy keeps over a reconnect, are not counted.",
-        "Too small: proxies that restart again and again wait longer. Too large: a client that asks again and again fills the ledger.",
-    ),
-    key(
-        "limits",
-        "issue_burst_per_caller",
-        "a whole number",
-        Default("4096"),
-        "New certificates that one account may have at once: those of all its proxies, so that a node can restart with all of them. Further ones are refused with `RESOURCE_EXHAUSTED` and a record; proxies try again.",
-        "Too small: after a node's restart some of its proxies wait. Too large: as for `issue_rate_per_caller`.",
-    ),
-    key(
-        "limits",
-        "max_connections",
-        "a whole number",
-        Default("8192"),
-        "Connections on one SDS socket; further ones wait in the system's queue.",
-        "Too small: proxies wait for a certificate. Too large: the server runs out of descriptors (see `ulimit -n`).",
-    ),
-    key(
-        "limits",
-        "max_connections_per_caller",
-        "a whole number",
-        Default("6144"),
-        "Connections of one account on one socket, so that no user can take them all; further ones are closed at once.",
-        "Too small: further proxies of that account try again and again.",
-    ),
-    key(
-        "limits",
-        "max_streams_per_connection",
-        "a whole number",
-        Default("2048"),
-        "Streams on one connection. Envoy opens one for each secret.",
-        "Too small: further streams wait in the proxy.",
-    ),
-    key(
-        "limits",
-        "max_streams_per_caller",
-        "a whole number",
-        Default("16384"),
-        "Streams of one account on one socket, all its connections together; further ones are refused with `RESOURCE_EXHAUSTED` and a record.",
-        "Too small: further proxies of that account get no certificate. Too large: one user can take the server's memory, some 10 KB for each stream.",
-    ),
-    key(
-        "limits",
-        "max_request_bytes",
-        "a whole number of bytes, 65536 or more",
-        Default("524288"),
-        "The largest message from a client. Envoy's first one holds its whole node and extension list, about 61 KB.",
-        "Too small: proxies are refused with a message that says so. Too large: a client can take that much memory for each stream.",
-    ),
-    key(
-        "limits",
-        "max_request_bytes_per_caller",
-        "a whole number of bytes, `max_request_bytes` or more",
-        Default("67108864"),
-        "What the requests of one account on one socket may hold that have not arrived whole yet; further ones wait for room, and are refused after `request_timeout`.",
-        "Too small: a node that restarts with thousands of proxies is served more slowly. Too large: one user can take that much memory.",
-    ),
-    key(
-        "limits",
-        "max_header_bytes",
-        "a whole number of bytes, 4096 or more",
-        Default("16384"),
-        "The headers of one request.",
-        "Too small: a client that sends long metadata is refused.",
-    ),
-    key(
-        "limits",
-        "max_names_per_stream",
-        "a whole number",
-        Default("1024"),
-        "Secrets that one stream subscribes to.",
-        "Too small: a stream that asks for more is refused with a message that says so.",
-    ),
-    key(
-        "limits",
-        "request_timeout",
-        "a span of time",
-        Default("\"30s\""),
-        "A message that was begun must be whole by then, and a new stream must have its first.",
-        "Too short: slow clients are cut off and try again.",
-    ),
-    key(
-        "limits",
-        "keepalive_interval",
-        "a span of time",
-        Default("\"30s\""),
-        "How often a silent connection is asked whether it lives.",
-        "Too long: a client that vanished counts as live for longer.",
-    ),
-    key(
-        "limits",
-        "keepalive_timeout",
-        "a span of time",
-        Default("\"20s\""),
-        "How long a connection may take to answer that.",
-        "Too short: a proxy that was paused for a moment has to connect again; it keeps its certificate.",
-    ),
-    key(
-        "limits",
-        "idle_timeout",
-        "a span of time",
-        Default("\"300s\""),
-        "A connection without a stream is closed after this.",
-        "Too long: idle connections count against `max_connections`.",
-    ),
-    key(
-        "limits",
-        "handshake_timeout",
-        "a span of time",
-        Default("\"10s\""),
-        "From a TCP connection to a client that is known; slower ones are cut off.",
-        "Too short: clients far away never get in. Too long: clients that never finish hold `max_handshakes` for longer.",
-    ),
-    key(
-        "limits",
-        "max_handshakes",
-        "a whole number, 2 or more",
-        Default("512"),
-        "TLS handshakes under way on one port; further connections wait in the system's queue. One address has half of them at most.",
-        "Too small: a restart with thousands of proxies takes longer. Too large: strangers who never finish take more memory.",
-    ),
-    key(
-        "limits",
-        "renewal_retry_first",
-        "a span of time",
-        Default("\"2s\""),
-        "The wait after a failed renewal; it doubles each time, with jitter.",
-        "Too short: a broken ledger or disk is asked more often. The proxy keeps its certificate meanwhile.",
-    ),
-    key(
-        "limits",
-        "renewal_retry_longest",
-        "a span of time",
-        Default("\"60s\""),
-        "What that wait grows to.",
-        "Too long: after a repair, renewals go on later. Keep it well below the shortest lifetime.",
-    ),
-    key(
-        "limits",
-        "overdue_spread",
-        "a span of time",
-        Default("\"10s\""),
-        "Renewals that fell due while the server was away are spread over this time.",
-        "Too short: a burst after a restart. Too long: certificates near their end wait.",
-    ),
-    key(
-        "limits",
-        "drain",
-        "a span of time",
-        Default("\"10s\""),
-        "How long a stopping server waits for what is under way before it closes the streams and the ledger.",
-        "Nothing is lost when it is too short: what was recorded and not delivered is a record without `certificate.signed`.",
-    ),
-    key(
-        "log",
-        "format",
-        "text or json",
-        Default("\"text\""),
-        "One line for people, or one JSON object a line.",
-        "No secret is in either.",
-    ),
-    key(
-        "log",
-        "level",
-        "error, warn, info, debug or trace",
-        Default("\"info\""),
-        "The least severity that is logged.",
-        "`debug` and `trace` name identities and sockets at every step; they are large, not secret.",
     ),
 ];

@@ -150,6 +150,20 @@ pub enum SettingError {
     /// Less room for all requests of a caller than for one.
     #[error("less than limits.max_request_bytes, so that the largest request could never be read: make it larger")]
     NoRoomForOneRequest,
+    /// No address of a Vault.
+    #[error("not the address of a Vault: write \"https://vault.example.org:8200\" (http only for this machine itself)")]
+    VaultAddress,
+    /// Keys of Vault without its address.
+    #[error("it has no address: write address = \"https://vault.example.org:8200\", or leave the whole table out")]
+    NoVaultAddress,
+    /// No way to log in.
+    #[error("it does not say how to log in: write method = \"approle\", \"kubernetes\", \"certificate\" or \"token\"")]
+    NoVaultLogin,
+    /// No mount or name of Vault's.
+    #[error(
+        "not a mount or name in Vault: letters, digits, dots, dashes and underscores, parted by /, such as \"pki/mesh\""
+    )]
+    VaultPath,
     /// First and longest wait the wrong way round.
     #[error("longer than limits.renewal_retry_longest: make it shorter")]
     RetriesReversed,

@@ -18,6 +18,7 @@ mod mistake;
 mod operators;
 mod read;
 pub mod reference;
+mod upstream;
 
 use crate::api::admin::Operators;
 use crate::api::sds::SdsLimits;
@@ -27,6 +28,7 @@ use crate::identity::TrustDomain;
 use crate::policy::ADMIN_SOCKET;
 use crate::revocation::CrlTimes;
 use crate::toml_reader::{Mistake, Mistakes};
+use crate::upstream::vault::VaultSettings;
 use crate::x509::KeyAlgorithm;
 
 pub use key::{Key, Presence};
@@ -73,6 +75,8 @@ pub struct Settings {
     pub crl: CrlTimes,
     /// The ledger.
     pub ledger: LedgerSettings,
+    /// The authority above the issuing CA; a root of this server's own where there is none.
+    pub upstream: Option<VaultSettings>,
     /// Bounds.
     pub limits: Limits,
     /// The log for operators.
@@ -310,6 +314,7 @@ impl Settings {
                 ca: CaSettings::default(),
                 crl: CrlTimes::default(),
                 ledger: LedgerSettings::default(),
+                upstream: None,
                 limits: Limits::default(),
                 log: LogSettings::default(),
             }),

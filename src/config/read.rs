@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::{
     AuthoritySettings, CaSettings, DAY, HttpSettings, LedgerSettings, Limits, LogFormat, LogLevel, LogSettings, MIB,
-    SealingKey, SettingError, Settings, is_loopback, listen, operators,
+    SealingKey, SettingError, Settings, is_loopback, listen, operators, upstream,
 };
 use crate::api::sds::SdsLimits;
 use crate::api::tls::TlsLimits;
@@ -55,6 +55,7 @@ pub(super) fn read(document: &Document<'_>, base: &Path) -> Option<Settings> {
     let ca = ca(&root.table("ca"));
     let crl = crl(&root.table("crl"));
     let ledger = ledger(&root.table("ledger"));
+    let upstream = upstream::vault(&root.table("upstream"), base);
     let limits = limits(&root.table("limits"));
     let log = log(&root.table("log"));
     root.done();
@@ -69,6 +70,7 @@ pub(super) fn read(document: &Document<'_>, base: &Path) -> Option<Settings> {
         ca,
         crl,
         ledger,
+        upstream,
         limits,
         log,
     })

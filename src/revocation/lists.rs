@@ -12,16 +12,18 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::cache::{self, Kept};
-use super::{CrlState, CrlTimes, Inner, Revoker, RevokerParts};
+use super::listed::{CrlSet, Listed};
+use super::{CrlTimes, Inner, Revoker, RevokerParts};
 use crate::audit::event::{Action, CrlFacts, Event, Outcome};
 use crate::audit::ledger::LedgerError;
 use crate::ca::authority::Lists;
-use crate::ca::sign::{Deferred, SignError};
-use crate::ca::slot::{Authority, Level, Name, State};
+use crate::ca::sign::{Deferred, SignError, SigningKey};
+use crate::ca::slot::{Authority, Level, State};
 use crate::ca::standing::Denied;
-use crate::clock::{parse_rfc3339, rfc3339_seconds};
+use crate::clock::parse_rfc3339;
 use crate::feed::{Feed, TrustBundle};
 use crate::store::StoreError;
+use crate::upstream::UpstreamError;
 use crate::x509::Serial;
 use crate::x509::bundle::Bundle;
 use crate::x509::crl::{Crl, CrlDraft, CrlEntry, CrlError, CrlSpec, Reason};
@@ -74,71 +76,14 @@ pub(super) enum MakeError {
     Ledger(#[from] LedgerError),
     #[error(transparent)]
     Sign(#[from] SignError),
-}
-
-/// The CRL of one authority.
-#[derive(Debug, Clone)]
-pub struct Listed {
-    /// The authority.
-    pub issuer: Name,
-    /// Its subject key identifier, hex.
-    pub issuer_key_id: String,
-    /// The CRL.
-    pub crl: Arc<Crl>,
-    /// Its record, by id; empty for one that could not be recorded yet.
-    pub record: String,
-}
-
-impl Listed {
-    /// As operators see it.
-    #[must_use]
-    pub fn state(&self) -> CrlState {
-        CrlState {
-            issuer: self.issuer.to_string(),
-            issuer_key_id: self.issuer_key_id.clone(),
-            number: self.crl.number(),
-            entries: u64::try_from(self.crl.entries().len()).unwrap_or(u64::MAX),
-            this_update: rfc3339_seconds(self.crl.this_update()),
-            next_update: rfc3339_seconds(self.crl.next_update()),
-            record: self.record.clone(),
-        }
-    }
-
-    /// When it was made.
-    fn made(&self) -> OffsetDateTime {
-        self.crl.this_update() + BACKDATED
-    }
-
-    /// When it is to be made anew; at once when the clock went back behind it.
-    fn due(&self, times: CrlTimes, now: OffsetDateTime) -> OffsetDateTime {
-        if now < self.crl.this_update() { now } else { self.made() + times.resign_at }
-    }
-
-    /// Whether less than a quarter of its life is left: making the next one has failed for long.
-    #[must_use]
-    pub fn is_late(&self, now: OffsetDateTime) -> bool {
-        let life = self.crl.next_update() - self.made();
-        self.crl.next_update() - now < life / 4
-    }
-}
-
-/// Every CRL, roots first, as it is published.
-#[derive(Debug, Clone, Default)]
-pub struct CrlSet {
-    /// One for each authority.
-    pub lists: Vec<Listed>,
-    /// All of them in PEM.
-    pub pem: Bytes,
-    /// SHA-256 of that, hex.
-    pub version: String,
-}
-
-impl CrlSet {
-    /// The CRL of the authority with this key identifier, hex.
-    #[must_use]
-    pub fn of(&self, issuer_key_id: &str) -> Option<&Listed> {
-        self.lists.iter().find(|listed| listed.issuer_key_id == issuer_key_id)
-    }
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    #[error(
+        "{upstream} gives no CRL of {issuer} that holds now: name its mount in upstream.vault.crl_mounts, or a file in crl_files"
+    )]
+    NotGiven { upstream: String, issuer: String },
+    #[error("its key is not here and no upstream is configured")]
+    NoKey,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -153,7 +98,7 @@ pub(super) struct Book {
     /// By issuer's key id and serial.
     revoked: BTreeMap<String, BTreeMap<Serial, OnList>>,
     /// By issuer's key id.
-    lists: BTreeMap<String, Listed>,
+    pub(super) lists: BTreeMap<String, Listed>,
     /// The highest number ever recorded, by issuer's key id.
     numbers: BTreeMap<String, u64>,
     /// Signed while the ledger took no records, oldest first.
@@ -210,7 +155,9 @@ impl Book {
             None => return Ok(()),
         };
         if crl.this_update() <= now && now < crl.next_update() {
-            let listed = Listed { issuer: authority.name(), issuer_key_id, crl: Arc::new(crl), record };
+            let imported = authority.key().is_none();
+            let listed =
+                Listed { issuer: authority.name(), issuer_key_id, crl: Arc::new(crl), record, asked: None, imported };
             self.lists.insert(listed.issuer_key_id.clone(), listed);
         }
         Ok(())
@@ -327,11 +274,16 @@ impl Revoker {
     ) -> Result<Listed, MakeError> {
         let issuer_key_id = hex::encode(authority.issuer().key_id());
         let now = self.0.clock.now();
-        let made = self.recorded(book, authority, &issuer_key_id, cause, now).await;
+        let imported = authority.key().is_none();
+        let made = match authority.key() {
+            Some(key) => self.recorded(book, (authority, key), &issuer_key_id, cause, now).await,
+            None => self.imported(book, authority, &issuer_key_id, now).await,
+        };
         let (crl, record) = match (made, book.lists.get(&issuer_key_id).cloned()) {
             (Ok(made), _) => made,
             (Err(MakeError::Ledger(why)), Some(before)) if before.due(self.times(), now) <= now => {
-                (self.deferred(book, authority, &before.crl, why, now).await?, String::new())
+                let Some(key) = authority.key() else { return Err(why.into()) };
+                (self.deferred(book, (authority, key), &before.crl, why, now).await?, String::new())
             }
             (Err(failure), _) => return Err(failure),
         };
@@ -339,8 +291,14 @@ impl Revoker {
         book.numbers.insert(issuer_key_id.clone(), crl.number());
         let (entries, number) = (crl.entries().len(), crl.number());
         info!(authority = %authority.name(), number, entries, cause = cause.word(), "CRL");
-        let listed =
-            Listed { issuer: authority.name(), issuer_key_id: issuer_key_id.clone(), crl: Arc::new(crl), record };
+        let listed = Listed {
+            issuer: authority.name(),
+            issuer_key_id: issuer_key_id.clone(),
+            crl: Arc::new(crl),
+            record,
+            asked: imported.then_some(now),
+            imported,
+        };
         book.lists.insert(issuer_key_id, listed.clone());
         Ok(listed)
     }
@@ -348,7 +306,7 @@ impl Revoker {
     async fn recorded(
         &self,
         book: &mut Book,
-        authority: &Authority,
+        (authority, key): (&Authority, &SigningKey),
         issuer_key_id: &str,
         cause: &Cause,
         now: OffsetDateTime,
@@ -363,7 +321,7 @@ impl Revoker {
         let number = draft.facts().number;
         let recorded = self.0.ledger.record(draft, event).await?;
         book.numbers.insert(issuer_key_id.to_owned(), number);
-        match authority.key().sign_crl(recorded, &self.0.clock).await {
+        match key.sign_crl(recorded, &self.0.clock).await {
             Ok((crl, position)) => Ok((crl, position.to_string())),
             Err((failure, position)) => {
                 let mut event = self.0.recorder.event(Action::CertificateFail, Outcome::Failure, self.0.clock.now());
@@ -379,14 +337,14 @@ impl Revoker {
     async fn deferred(
         &self,
         book: &mut Book,
-        authority: &Authority,
+        (authority, key): (&Authority, &SigningKey),
         before: &Crl,
         why: LedgerError,
         now: OffsetDateTime,
     ) -> Result<Crl, MakeError> {
         let draft = self.draft(book, authority, before.entries().to_vec(), now)?;
         let Some(deferred) = Deferred::unchanged(draft, before, &why) else { return Err(why.into()) };
-        let crl = authority.key().sign_deferred(deferred, &self.0.clock).await?;
+        let crl = key.sign_deferred(deferred, &self.0.clock).await?;
         warn!(authority = %authority.name(), error = %why, "a CRL was renewed before it could be recorded");
         book.unrecorded.push(crl.facts());
         Ok(crl)
@@ -420,7 +378,7 @@ impl Revoker {
         if let Some(without) = authorities.iter().filter(issuing).find(|authority| listed(authority).is_none()) {
             return Err(format!("{} has no CRL, so the bundle stays as it is", without.name()));
         }
-        let levels = [Level::Root, Level::Issuing].into_iter();
+        let levels = [Level::Root, Level::Intermediate, Level::Issuing].into_iter();
         let lists: Vec<Listed> = levels.flat_map(|level| authorities.at(level)).filter_map(listed).collect();
         let pem: Bytes = lists.iter().flat_map(|listed| listed.crl.pem()).collect::<Vec<u8>>().into();
         let roots = authorities.trusted_roots_if(|key_id| book.lists.contains_key(&hex::encode(key_id)));
@@ -447,7 +405,7 @@ impl Revoker {
 }
 
 impl Inner {
-    fn publish_event(&self, facts: CrlFacts, reason: &str) -> Event {
+    pub(super) fn publish_event(&self, facts: CrlFacts, reason: &str) -> Event {
         let mut event = self.recorder.event(Action::CrlPublish, Outcome::Success, self.clock.now());
         event.crl = Some(facts);
         event.reason = Some(reason.to_owned());
@@ -455,7 +413,7 @@ impl Inner {
     }
 
     /// Records what was made while the ledger took nothing, before any other CRL.
-    async fn record_unrecorded(&self, book: &mut Book) -> Result<(), LedgerError> {
+    pub(super) async fn record_unrecorded(&self, book: &mut Book) -> Result<(), LedgerError> {
         while let Some(facts) = book.unrecorded.first().cloned() {
             let (number, key_id) = (facts.number, facts.issuer_key_id.clone());
             let position = self.ledger.append(self.publish_event(facts, "deferred")).await?;

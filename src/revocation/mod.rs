@@ -16,6 +16,8 @@
 
 mod act;
 mod cache;
+mod imported;
+mod listed;
 mod lists;
 mod select;
 #[cfg(test)]
@@ -36,10 +38,11 @@ use crate::feed::Feed;
 use crate::identity::{SpiffeId, TrustDomain};
 use crate::store::{Store, StoreError};
 use crate::tasks::Tasks;
+use crate::upstream::Upstream;
 use crate::x509::crl::Reason;
 
+pub use listed::{CrlSet, Listed};
 use lists::Book;
-pub use lists::{CrlSet, Listed};
 
 /// Steps that one revocation tells; room for all of them.
 const STEPS: usize = 4;
@@ -215,6 +218,8 @@ pub struct RevokerParts {
     pub directory: PathBuf,
     /// How long CRLs hold.
     pub times: CrlTimes,
+    /// Who has the CRLs of the authorities whose keys are not here.
+    pub upstream: Option<Arc<dyn Upstream>>,
 }
 
 /// Carries revocations out; cheap to clone.
@@ -232,6 +237,7 @@ struct Inner {
     trust_domain: TrustDomain,
     directory: PathBuf,
     times: ArcSwap<CrlTimes>,
+    upstream: Option<Arc<dyn Upstream>>,
     /// Held by whoever revokes, releases or renews: one at a time.
     book: Mutex<Book>,
     published: watch::Sender<Arc<CrlSet>>,
@@ -248,7 +254,8 @@ impl Revoker {
     /// [`StoreError`].
     pub fn open(parts: RevokerParts) -> Result<Self, StoreError> {
         let book = Book::open(&parts)?;
-        let RevokerParts { street, ledger, store, clock, recorder, tasks, trust_domain, directory, times } = parts;
+        let RevokerParts { street, ledger, store, clock, recorder, tasks, trust_domain, directory, times, upstream } =
+            parts;
         Ok(Self(Arc::new(Inner {
             street,
             ledger,
@@ -259,6 +266,7 @@ impl Revoker {
             trust_domain,
             directory,
             times: ArcSwap::from_pointee(times),
+            upstream,
             book: Mutex::new(book),
             published: watch::Sender::default(),
             feed: OnceLock::new(),

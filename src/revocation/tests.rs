@@ -107,6 +107,7 @@ impl World {
             entropy: entropy.clone(),
             recorder: recorder.clone(),
             plan,
+            upstream: None,
         };
         let live = store.live(self.clock.now().unix_timestamp()).unwrap();
         let mut keeper = Keeper::open(parts, &store.authorities().unwrap(), &live).unwrap();
@@ -129,6 +130,7 @@ impl World {
             trust_domain: domain.clone(),
             directory: self.path().join("crl"),
             times: CrlTimes::default(),
+            upstream: None,
         });
         let revoker = revoker.unwrap();
         keeper.publish_lists_with(Arc::new(revoker.clone()));
@@ -136,16 +138,11 @@ impl World {
         revoker.bring_up_to_date().await.unwrap();
         projection.catch_up().unwrap();
         tasks.spawn("projection", projection.follow(self.clock.clone(), tasks.stopping()));
-        let source = crate::feed::street::StreetSource::new(
-            street.clone(),
-            Arc::clone(&store),
-            self.clock.clone(),
-            entropy.clone(),
-        );
+        let (clock, index) = (self.clock.clone(), Arc::clone(&store));
+        let source = crate::feed::street::StreetSource::new(street.clone(), index, clock.clone(), entropy.clone());
         let (limits, names) = (FeedLimits::default(), SdsNames::default());
         let feed = Feed::new(Arc::new(source), domain, names, limits, self.clock.clone(), entropy, tasks.clone());
         revoker.attach(feed.clone()).await;
-        let clock = self.clock.clone();
         Running { keeper, street, revoker, feed, ledger, store, tasks, ledger_tasks, recorder, clock }
     }
 }

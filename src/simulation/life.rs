@@ -20,8 +20,8 @@ use crate::identity::{SpiffeId, TrustDomain};
 use crate::keys::sealed::SealedStore;
 use crate::policy::Wanted;
 use crate::revocation::{CrlTimes, Order, RevokeError, Revoker, RevokerParts, Selection};
-use crate::store::Store;
 use crate::store::embedded::Embedded;
+use crate::store::{Store, StoreError};
 use crate::tasks::Tasks;
 use crate::x509::KeyAlgorithm;
 use crate::x509::chain::Issuer;
@@ -250,10 +250,10 @@ async fn open(world: &World, ledger_tasks: &Tasks) -> Result<Server, String> {
         entropy: entropy.clone(),
         recorder: recorder.clone(),
         plan,
+        upstream: None,
     };
-    let words = |failure: AuthorityError| failure.to_string();
-    let live = store.live(clock.now().unix_timestamp()).map_err(|e| e.to_string())?;
-    let rows = store.authorities().map_err(|e| e.to_string())?;
+    let (words, text) = (|failure: AuthorityError| failure.to_string(), |failure: StoreError| failure.to_string());
+    let (live, rows) = (store.live(clock.now().unix_timestamp()).map_err(text)?, store.authorities().map_err(text)?);
     let mut keeper = Keeper::open(parts, &rows, &live).map_err(words)?;
     let street = Street::new(Parts {
         policy,
@@ -275,6 +275,7 @@ async fn open(world: &World, ledger_tasks: &Tasks) -> Result<Server, String> {
         trust_domain: domain.clone(),
         directory: world.directory.path().join("crl"),
         times: CrlTimes::default(),
+        upstream: None,
     })
     .map_err(|failure| failure.to_string())?;
     keeper.publish_lists_with(Arc::new(revoker.clone()));

@@ -49,6 +49,7 @@ fn history() -> Vec<Event> {
         level: "issuing".into(),
         name: name.into(),
         state: state.into(),
+        upstream: None,
     };
     vec![
         plain(&recorder, Action::CaPrepare, |e| e.authority = Some(authority("b", "prepared", Some("AA==")))),

@@ -132,7 +132,7 @@ pub struct AuthorityRow {
     pub number: u64,
     /// Subject key identifier, hex.
     pub key_id: String,
-    /// `root` or `issuing`.
+    /// `root`, `intermediate` or `issuing`.
     pub level: String,
     /// Common name.
     pub name: String,
@@ -140,6 +140,9 @@ pub struct AuthorityRow {
     pub state: String,
     /// DER, base64.
     pub certificate: Option<String>,
+    /// Who signed it, where that was not an authority of this server.
+    #[serde(default)]
+    pub upstream: Option<String>,
     /// Certificate facts of the record that made it.
     pub facts: Option<CertificateFacts>,
     /// When the state began, RFC 3339.
@@ -357,6 +360,7 @@ fn authority(entry: &Entry<'_>) -> Option<AuthorityRow> {
         name: facts.name.clone(),
         state: facts.state.clone(),
         certificate: facts.certificate.clone(),
+        upstream: facts.upstream.clone(),
         facts: entry.event.certificate.clone(),
         since: entry.event.time.clone(),
         log: entry.log.to_owned(),

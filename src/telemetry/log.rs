@@ -62,7 +62,7 @@ impl Reader {
 pub fn init(settings: LogSettings) -> Result<(), LogError> {
     let (filter, fixed) = match std::env::var(FILTER_VARIABLE) {
         Ok(filter) if !filter.trim().is_empty() => (EnvFilter::try_new(filter)?, true),
-        Ok(_) | Err(_) => (EnvFilter::try_new(settings.level.as_str())?, false),
+        Ok(_) | Err(_) => (EnvFilter::try_new(directives(settings.level))?, false),
     };
     let (subscriber, change) = subscriber(settings.format, Reader::of_stderr(), filter, std::io::stderr);
     tracing::subscriber::set_global_default(subscriber)?;
@@ -79,10 +79,16 @@ type Change = Box<dyn Fn(EnvFilter) -> Result<(), tracing_subscriber::reload::Er
 /// How the one subscriber of the process is changed; empty where [`FILTER_VARIABLE`] decides.
 static CHANGE: OnceLock<Change> = OnceLock::new();
 
+/// What is logged at this level. Libraries that talk to an upstream say what they send, requests whole; what matters of it we
+/// say ourselves.
+fn directives(level: LogLevel) -> String {
+    format!("{},vaultrs=off,rustify=off", level.as_str())
+}
+
 /// Changes what is left out from now on. Nothing changes while [`FILTER_VARIABLE`] decides, or before [`init`].
 pub fn set_level(level: LogLevel) {
     let Some(change) = CHANGE.get() else { return };
-    if let Err(error) = change(EnvFilter::new(level.as_str())) {
+    if let Err(error) = change(EnvFilter::new(directives(level))) {
         tracing::error!(%error, "the log level could not be changed");
     }
 }

@@ -209,6 +209,12 @@ impl Issuer {
         &self.own.key_id
     }
 
+    /// Its issuer's key identifier, where it names one.
+    #[must_use]
+    pub fn issuer_key_id(&self) -> Option<&[u8]> {
+        self.own.issuer_key_id.as_deref()
+    }
+
     /// Its public key.
     #[must_use]
     pub fn key(&self) -> &SubjectKey {

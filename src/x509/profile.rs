@@ -117,6 +117,8 @@ pub struct LeafProfile {
 pub enum Level {
     /// Signs issuing CAs and is in every bundle.
     Root,
+    /// Stands between an upstream's root and an issuing CA; never made here.
+    Intermediate,
     /// Signs leaves.
     Issuing,
 }

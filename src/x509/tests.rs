@@ -56,7 +56,7 @@ pub(crate) fn spec(level: Level, signer: &MemorySigner, seed: u64) -> AuthorityS
     let profiles = Profiles::builtin();
     let (profile, name) = match level {
         Level::Root => (profiles.root(), "root 1"),
-        Level::Issuing => (profiles.issuing(), "issuing 1"),
+        Level::Intermediate | Level::Issuing => (profiles.issuing(), "issuing 1"),
     };
     AuthoritySpec {
         profile: profile.clone(),

@@ -88,6 +88,8 @@ pub struct Options {
     pub policy: Option<String>,
     /// A program and arguments to run it under, such as strace.
     pub under: Vec<String>,
+    /// A configuration file for `chancery server`, which runs then instead of `up`; it is to name `data` as its directory.
+    pub configuration: Option<String>,
     /// Puts everything on a file system of its own, in memory, of this many MiB: that needs root.
     pub disk_mib: Option<u32>,
 }
@@ -149,8 +151,14 @@ impl Chancery {
         let begin = Instant::now();
         let mut words = self.options.under.clone();
         words.push(program().display().to_string());
-        words.extend(["up".to_owned(), "--data-dir".to_owned(), self.data().display().to_string()]);
-        words.extend(["--http".to_owned(), "127.0.0.1:0".to_owned()]);
+        if let Some(configuration) = &self.options.configuration {
+            let file = self.directory.path().join("chancery.toml");
+            std::fs::write(&file, configuration).expect("the configuration file");
+            words.extend(["server".to_owned(), "--config".to_owned(), file.display().to_string()]);
+        } else {
+            words.extend(["up".to_owned(), "--data-dir".to_owned(), self.data().display().to_string()]);
+            words.extend(["--http".to_owned(), "127.0.0.1:0".to_owned()]);
+        }
         words.extend(self.options.arguments.iter().cloned());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).env("NO_COLOR", "1").current_dir(self.directory.path());

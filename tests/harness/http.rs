@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::extract::Request;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use tokio::runtime::Runtime;
 
@@ -42,7 +42,8 @@ pub fn try_get(address: SocketAddr, path: &str) -> Result<Answer, String> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
     runtime.block_on(async {
-        tokio::time::timeout(Duration::from_secs(10), get_once(address, path)).await.map_err(|_| "no answer in 10 s")?
+        let request = http::Request::get(path).body(Full::default()).map_err(|error| error.to_string())?;
+        tokio::time::timeout(Duration::from_secs(10), once(address, request)).await.map_err(|_| "no answer in 10 s")?
     })
 }
 
@@ -51,14 +52,21 @@ pub fn get(address: SocketAddr, path: &str) -> Answer {
     try_get(address, path).unwrap_or_else(|error| panic!("GET http://{address}{path}: {error}"))
 }
 
-async fn get_once(address: SocketAddr, path: &str) -> Result<Answer, String> {
+/// One request on a connection of its own, answered whatever with.
+pub fn send(address: SocketAddr, request: http::Request<Full<Bytes>>) -> Answer {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(once(address, request)).unwrap_or_else(|error| panic!("http://{address}: {error}"))
+}
+
+async fn once(address: SocketAddr, mut request: http::Request<Full<Bytes>>) -> Result<Answer, String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let stream = tokio::net::TcpStream::connect(address).await.map_err(|error| text(&error))?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| text(&error))?;
     let connection = tokio::spawn(connection);
-    let request = http::Request::get(path).header("host", address.to_string()).body(Empty::<Bytes>::new());
-    let answer = sender.send_request(request.map_err(|error| text(&error))?).await.map_err(|error| text(&error))?;
+    let host = http::HeaderValue::from_str(&address.to_string()).map_err(|error| text(&error))?;
+    request.headers_mut().insert(http::header::HOST, host);
+    let answer = sender.send_request(request).await.map_err(|error| text(&error))?;
     let (head, body) = answer.into_parts();
     let body = body.collect().await.map_err(|error| text(&error))?.to_bytes().to_vec();
     connection.abort();

@@ -15,6 +15,7 @@ pub mod policy;
 pub mod process;
 pub mod sds;
 pub mod source;
+pub mod vault;
 
 use std::io::Write;
 use std::path::PathBuf;

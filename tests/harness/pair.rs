@@ -111,7 +111,11 @@ impl Pair {
 
     /// As `setup` says.
     pub fn with(envoy: &Path, setup: Setup) -> Self {
-        let chancery = chancery(setup.lifetime);
+        Self::of(envoy, chancery(setup.lifetime), setup)
+    }
+
+    /// With certificates from `chancery`, which has the sockets `web` and `api`.
+    pub fn of(envoy: &Path, chancery: Chancery, setup: Setup) -> Self {
         let echo = Echo::start();
         let port = free_port();
         let configuration = bootstrap(&chancery, "server", "api", port, echo.address(), WEB, setup.arguments);

@@ -197,6 +197,7 @@ fn history(recorder: &Recorder) -> Vec<Event> {
         level: "root".into(),
         name: "root 1".into(),
         state: "active".into(),
+        upstream: None,
     });
     vec![issue, authority, recorder.event(Action::CertificateDeny, Outcome::Denied, now)]
 }

@@ -72,7 +72,14 @@ fn crls() -> Arc<CrlSet> {
     let crl = crl(&root, vec![entry(1, crate::x509::crl::Reason::KeyCompromise)]);
     let issuer_key_id = hex::encode(crl.issuer_key_id());
     let pem = crl.pem().into();
-    let listed = Listed { issuer: "root 1".parse().unwrap(), issuer_key_id, crl: Arc::new(crl), record: String::new() };
+    let listed = Listed {
+        issuer: "root 1".parse().unwrap(),
+        issuer_key_id,
+        crl: Arc::new(crl),
+        record: String::new(),
+        asked: None,
+        imported: false,
+    };
     Arc::new(CrlSet { lists: vec![listed], pem, version: "def".into() })
 }
 

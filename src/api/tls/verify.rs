@@ -17,7 +17,7 @@ use rustls::time_provider::TimeProvider;
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme};
 
 use crate::ca::issue::Unattested;
-use crate::ca::slot::{Authorities, Level};
+use crate::ca::slot::Authorities;
 use crate::ca::standing::{Barred, Standing};
 use crate::clock::Clock;
 use crate::identity::{SpiffeId, TrustDomain};
@@ -110,7 +110,7 @@ impl Judge {
     ) -> Result<Svid, Box<(Error, Refusal)>> {
         // A client may show its leaf alone: what stands above it is ours to know.
         let issuing: Vec<CertificateDer<'_>> =
-            self.authorities.at(Level::Issuing).map(|authority| authority.issuer().der().into()).collect();
+            self.authorities.below_roots().map(|authority| authority.issuer().der().into()).collect();
         let chain: Vec<CertificateDer<'_>> = chain.iter().cloned().chain(issuing).collect();
         if let Err(error) = self.chains.verify_client_cert(leaf, &chain, now) {
             let refusal = Refusal::of_nobody(format!("the client certificate does not verify: {}", word(&error)));

@@ -98,12 +98,15 @@ pub struct AuthorityFacts {
     pub certificate: Option<String>,
     /// Subject key identifier, hex.
     pub key_id: String,
-    /// `root` or `issuing`.
+    /// `root`, `intermediate` or `issuing`.
     pub level: String,
     /// The common name, such as `issuing 3`.
     pub name: String,
     /// The state after this record: `prepared`, `active`, `retiring`, `gone`, `tainted`.
     pub state: String,
+    /// Who signed it, where that was not an authority of this server: such as `vault https://vault:8200 pki`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub upstream: Option<String>,
 }
 
 /// The CRL that a record is about.

@@ -1,11 +1,11 @@
 //! The proof that a draft is durable in the ledger: what a signature costs.
 
 use super::{Ledger, LedgerError, Position};
-use crate::audit::event::Event;
+use crate::audit::event::{Action, Event};
 use crate::x509::crl::CrlDraft;
-use crate::x509::draft::Draft;
+use crate::x509::draft::{Draft, RequestDraft};
 
-/// What can be recorded and then signed: the draft of a certificate or of a CRL.
+/// What can be recorded and then signed: the draft of a certificate, of a CRL, or of a request for a CA certificate.
 pub trait Describable {
     /// Whether `event` says what this is.
     fn is_described_by(&self, event: &Event) -> bool;
@@ -20,6 +20,12 @@ impl Describable for Draft {
 impl Describable for CrlDraft {
     fn is_described_by(&self, event: &Event) -> bool {
         event.crl.as_ref() == Some(self.facts())
+    }
+}
+
+impl Describable for RequestDraft {
+    fn is_described_by(&self, event: &Event) -> bool {
+        event.action == Action::CaPrepare && event.authority.as_ref().is_some_and(|facts| facts.key_id == self.key_id())
     }
 }
 

@@ -29,7 +29,8 @@ async fn one(
     let mut event = recorder.event(Action::CrlPublish, Outcome::Success, now);
     event.crl = Some(draft.facts().clone());
     let recorded = bound.ledger().record(draft, event).await.map_err(|error| Failure::failed(error.to_string()))?;
-    let signed = authority.key().sign_crl(recorded, clock).await;
+    let key = authority.key().ok_or_else(|| Failure::failed("no key"))?;
+    let signed = key.sign_crl(recorded, clock).await;
     signed.map(|(crl, _)| crl.der().len()).map_err(|(error, _)| Failure::failed(error.to_string()))
 }
 

@@ -210,6 +210,7 @@ impl<'t> Writer<'t> {
                 row.number = old.number;
                 row.certificate = row.certificate.or(old.certificate);
                 row.facts = row.facts.or(old.facts);
+                row.upstream = row.upstream.or(old.upstream);
             }
             None => row.number = self.authorities.len().map_err(db)?,
         }

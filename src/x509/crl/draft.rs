@@ -94,6 +94,7 @@ impl CrlDraft {
         entries.sort_by_key(|entry| entry.serial);
         let signature = issuer.signature_algorithm();
         let expected = Tbs {
+            foreign: 0,
             algorithm: signature.identifier().to_vec(),
             issuer: issuer.subject_der().to_vec(),
             this_update: seconds(this_update),

@@ -1,8 +1,8 @@
 //! Reads a CRL strictly: what ours look like and nothing else.
 //!
 //! The same reader serves the lint of a draft (its bytes are read again, independently of the encoder) and everyone who
-//! gets a CRL back: from the cache, from `/crl`, from `crl.pem`. A list with an extension that we do not write, or with a
-//! serial of another form, is refused: it is not one of chancery's.
+//! gets a CRL back: from the cache, from `/crl`, from `crl.pem`, from an upstream. A list with an extension that we do not
+//! write is refused. A serial of another form is an upstream's own: it is counted, and no certificate of ours has it.
 
 use aws_lc_rs::digest;
 use time::format_description::StaticFormatDescription;
@@ -16,11 +16,14 @@ use crate::x509::chain::{self, Issuer};
 use crate::x509::der::{self, Element, NotDer, Reader};
 use crate::x509::{Serial, pem};
 
+/// The longest serial of a certificate, with the sign's octet: RFC 5280 section 4.1.2.2.
+const LONGEST_SERIAL: usize = 21;
+
 /// Why a CRL is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CrlFault {
     /// Not a CRL as chancery writes them.
-    #[error("this is no CRL of chancery's: fetch it again")]
+    #[error("this is no CRL that can be read: fetch it again")]
     Malformed,
     /// A file that is no PEM.
     #[error("{0}")]
@@ -49,6 +52,8 @@ pub(super) struct Tbs {
     pub(super) this_update: OffsetDateTime,
     pub(super) next_update: OffsetDateTime,
     pub(super) entries: Vec<CrlEntry>,
+    /// Certificates on it whose serials are not of our form.
+    pub(super) foreign: u64,
     pub(super) issuer_key_id: Vec<u8>,
     pub(super) number: u64,
 }
@@ -171,7 +176,7 @@ impl Crl {
 impl Tbs {
     pub(super) fn facts(&self, tbs_sha256: &[u8; 32]) -> CrlFacts {
         CrlFacts {
-            entries: u64::try_from(self.entries.len()).unwrap_or(u64::MAX),
+            entries: u64::try_from(self.entries.len()).unwrap_or(u64::MAX).saturating_add(self.foreign),
             issuer_key_id: hex::encode(&self.issuer_key_id),
             next_update: rfc3339_seconds(self.next_update),
             number: self.number,
@@ -190,11 +195,11 @@ pub(super) fn tbs(bytes: &[u8]) -> Result<Tbs, NotDer> {
     let algorithm = fields.expect(der::SEQUENCE)?.whole.to_vec();
     let issuer = fields.expect(der::SEQUENCE)?.whole.to_vec();
     let (this_update, next_update) = (moment(fields.any()?)?, moment(fields.any()?)?);
-    let entries = match fields.optional(der::SEQUENCE)? {
+    let (entries, foreign) = match fields.optional(der::SEQUENCE)? {
         // An empty list must be left out.
         Some(list) if list.content.is_empty() => return Err(NotDer),
         Some(list) => entries(list.content)?,
-        None => Vec::new(),
+        None => (Vec::new(), 0),
     };
     let extensions = fields.expect(0xa0)?;
     fields.end()?;
@@ -213,15 +218,21 @@ pub(super) fn tbs(bytes: &[u8]) -> Result<Tbs, NotDer> {
         _ => Err(NotDer),
     })?;
     let (issuer_key_id, number) = (issuer_key_id.ok_or(NotDer)?, number.ok_or(NotDer)?);
-    Ok(Tbs { algorithm, issuer, this_update, next_update, entries, issuer_key_id, number })
+    Ok(Tbs { algorithm, issuer, this_update, next_update, entries, foreign, issuer_key_id, number })
 }
 
-fn entries(list: &[u8]) -> Result<Vec<CrlEntry>, NotDer> {
-    let (mut list, mut found) = (Reader::new(list), Vec::new());
+fn entries(list: &[u8]) -> Result<(Vec<CrlEntry>, u64), NotDer> {
+    let (mut list, mut found, mut foreign) = (Reader::new(list), Vec::new(), 0);
     while !list.is_empty() {
         let mut fields = Reader::new(list.expect(der::SEQUENCE)?.content);
-        let serial = fields.expect(der::INTEGER)?.content.try_into().map_err(|_| NotDer)?;
-        let serial = Serial::from_bytes(serial).ok_or(NotDer)?;
+        let serial = fields.expect(der::INTEGER)?.content;
+        let Some(serial) = serial.try_into().ok().and_then(Serial::from_bytes) else {
+            if !(1..=LONGEST_SERIAL).contains(&serial.len()) {
+                return Err(NotDer);
+            }
+            foreign += 1;
+            continue;
+        };
         let revoked_at = moment(fields.any()?)?;
         let mut reason = None;
         if let Some(extensions) = fields.optional(der::SEQUENCE)? {
@@ -236,7 +247,7 @@ fn entries(list: &[u8]) -> Result<Vec<CrlEntry>, NotDer> {
         fields.end()?;
         found.push(CrlEntry { serial, revoked_at, reason: reason.unwrap_or_default() });
     }
-    Ok(found)
+    Ok((found, foreign))
 }
 
 /// Calls `take` with the last arc under id-ce (2.5.29) and the value of each extension; none of ours is critical.

@@ -29,11 +29,13 @@ use crate::policy::Grant;
 
 mod encode;
 mod error;
+mod request;
 mod times;
 
 pub(super) use encode::{KeepTbs, blank_params, replaced};
 use encode::{build, ia5, purpose};
 pub use error::DraftError;
+pub use request::RequestDraft;
 use times::Times;
 
 /// The longest common name and organisation; RFC 5280 appendix A.1 (`ub-common-name`).
@@ -186,7 +188,7 @@ impl Draft {
         let AuthoritySpec { profile, common_name, trust_domain, key, serial, lifetime: _ } = &spec;
         let fits = match (profile.level(), issuer) {
             (Level::Root, None) => true,
-            (Level::Root, Some(_)) | (Level::Issuing, None) => false,
+            (Level::Intermediate, _) | (Level::Root, Some(_)) | (Level::Issuing, None) => false,
             (Level::Issuing, Some(issuer)) => issuer.path_length().is_none_or(|length| length > 0),
         };
         if !fits {

@@ -1,0 +1,100 @@
+//! Steps 1 to 3 of an authority's life: its key, its record, its certificate.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::info;
+
+use super::{AuthorityError, Keeper};
+use crate::audit::event::{Action, AuthorityFacts};
+use crate::ca::sign::SigningKey;
+use crate::ca::slot::{Authority, Level, Name, State, word};
+use crate::clock::rfc3339_seconds;
+use crate::x509::chain::Issuer;
+use crate::x509::draft::{AuthoritySpec, Draft};
+use crate::x509::profile::{AuthorityProfile, Profiles};
+use crate::x509::{Serial, SubjectKey};
+
+impl Keeper {
+    /// Steps 1 to 3: key, record, certificate.
+    pub(super) async fn prepare(&mut self, level: Level) -> Result<Name, AuthorityError> {
+        if let Some(upstream) = self.parts.upstream.clone().filter(|_| level == Level::Issuing) {
+            return self.prepare_under(&*upstream).await;
+        }
+        let name = self.next_name(level)?;
+        let (algorithm, lifetime) = match level {
+            Level::Root => (self.parts.plan.root_key, self.parts.plan.root_lifetime),
+            Level::Intermediate | Level::Issuing => (self.parts.plan.issuing_key, self.parts.plan.issuing_lifetime),
+        };
+        let key = SigningKey::new(self.parts.keys.generate(&name.key_file(), algorithm)?);
+        let parent = self.authorities().active_root().filter(|_| level == Level::Issuing);
+        let draft = self.draft(name, &key, lifetime, parent.as_deref())?;
+        let facts = AuthorityFacts {
+            certificate: None,
+            key_id: key_id(&key)?,
+            level: word(name.level).to_owned(),
+            name: name.to_string(),
+            state: State::Prepared.as_str().to_owned(),
+            upstream: None,
+        };
+        let event = self.event(Action::CaPrepare, facts, |event| event.certificate = Some(draft.facts().clone()));
+        let recorded = self.parts.ledger.record(draft, event).await?;
+        let signer = parent.as_ref().and_then(|root| root.key()).unwrap_or(&key);
+        let issuance = match signer.sign(recorded, &self.parts.clock).await {
+            Ok(issuance) => issuance,
+            Err((source, position)) => return Err(AuthorityError::Sign { position, source }),
+        };
+        let issuer = Arc::new(Issuer::from_der(issuance.signed.der().to_vec(), Vec::new())?);
+        let (state, since) = (State::Prepared, self.parts.clock.now());
+        let authority = Authority { name, state, since, issuer, key: Some(key), upstream: None, last_before: None };
+        let event = self.event(Action::CertificateSigned, authority.facts(State::Prepared), |event| {
+            event.refers_to = Some(issuance.position.to_string());
+            event.certificate = Some(issuance.signed.facts().clone());
+        });
+        self.parts.ledger.append(event).await?;
+        info!(authority = %name, not_after = %rfc3339_seconds(authority.issuer.not_after()), "prepared");
+        self.publish(|all| all.push(Arc::new(authority)));
+        Ok(name)
+    }
+
+    /// The next number whose key file is free.
+    pub(super) fn next_name(&mut self, level: Level) -> Result<Name, AuthorityError> {
+        let sealed = self.parts.keys.list()?;
+        let last = self.last(level);
+        loop {
+            *last += 1;
+            let name = Name { level, number: *last };
+            if !sealed.contains(&name.key_file()) {
+                return Ok(name);
+            }
+        }
+    }
+
+    fn draft(
+        &self,
+        name: Name,
+        key: &SigningKey,
+        lifetime: Duration,
+        parent: Option<&Authority>,
+    ) -> Result<Draft, AuthorityError> {
+        let now = self.parts.clock.now();
+        let profiles = Profiles::builtin();
+        let profile: &Arc<AuthorityProfile> = match name.level {
+            Level::Root => profiles.root(),
+            Level::Intermediate | Level::Issuing => profiles.issuing(),
+        };
+        let spec = AuthoritySpec {
+            profile: Arc::clone(profile),
+            common_name: format!("{} {name}", self.parts.plan.trust_domain),
+            trust_domain: self.parts.plan.trust_domain.clone(),
+            key: SubjectKey::from_spki(key.spki_der().to_vec())?,
+            serial: Serial::random(&self.parts.entropy),
+            lifetime,
+        };
+        Ok(Draft::authority(spec, parent.map(|parent| &*parent.issuer), now)?)
+    }
+}
+
+pub(super) fn key_id(key: &SigningKey) -> Result<String, AuthorityError> {
+    Ok(hex::encode(SubjectKey::from_spki(key.spki_der().to_vec())?.key_id()))
+}

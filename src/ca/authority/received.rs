@@ -1,0 +1,174 @@
+//! What an upstream gave, held against what was asked: it is foreign until every line of this passed.
+
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use time::OffsetDateTime;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::FromDer;
+
+use crate::audit::event::CertificateFacts;
+use crate::clock::rfc3339_seconds;
+use crate::identity::TrustDomain;
+use crate::toml_reader::render_span;
+use crate::upstream::CaChain;
+use crate::x509::SubjectKey;
+use crate::x509::chain::{Issuer, IssuerError, split};
+
+/// Why a certificate from an upstream cannot be used. Nothing is signed under it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReceivedError {
+    /// It is no chain of CAs.
+    #[error(transparent)]
+    Issuer(#[from] IssuerError),
+    /// Without its root.
+    #[error("the chain does not end in a root: give Vault's issuer its whole chain (manual_chain, or import the root)")]
+    NoRoot,
+    /// For another key.
+    #[error("it is for another key than the one that asked")]
+    OtherKey,
+    /// Under another key identifier.
+    #[error(
+        "its subject key identifier is {found}, not the {wanted} that was asked for: the upstream must honour skid"
+    )]
+    KeyId {
+        /// What it has.
+        found: String,
+        /// What was asked.
+        wanted: String,
+    },
+    /// It may have CAs below it, or its limit is missing.
+    #[error("its path length is {found}, not 0: the upstream must honour max_path_length")]
+    PathLength {
+        /// What it is.
+        found: String,
+    },
+    /// It may not sign CRLs.
+    #[error("{name} may not sign CRLs (keyUsage without cRLSign), so nothing under it could be revoked")]
+    NoCrlSign {
+        /// Which.
+        name: String,
+    },
+    /// It has other names.
+    #[error("its names are {found}, not the one URI {wanted}: the upstream must take names from the request")]
+    Names {
+        /// What it has.
+        found: String,
+        /// The trust domain's ID.
+        wanted: String,
+    },
+    /// Too short for the leaves under it.
+    #[error(
+        "it ends at {not_after}, which leaves less than {least}: raise max_ttl of the mount (vault secrets tune -max-lease-ttl) or renew the CA above it, whose end cuts it"
+    )]
+    TooShort {
+        /// Its end.
+        not_after: String,
+        /// The least that is of use.
+        least: String,
+    },
+    /// It is not valid yet, or no more.
+    #[error("{name} is valid from {not_before} to {not_after} only: set the clocks right, or renew it")]
+    Time {
+        /// Which.
+        name: String,
+        /// Its beginning.
+        not_before: String,
+        /// Its end.
+        not_after: String,
+    },
+}
+
+/// A chain that passed.
+#[derive(Debug)]
+pub(super) struct Received {
+    /// The new CA with its chain.
+    pub(super) issuer: Issuer,
+    /// Those above it, nearest first, the root last.
+    pub(super) above: Vec<Issuer>,
+    /// What records say of the new certificate.
+    pub(super) facts: CertificateFacts,
+}
+
+/// Holds `chain` against the request for `spki`: a CA of `trust_domain` that lives for at least `least` from `now`.
+pub(super) fn check(
+    chain: CaChain,
+    spki: &[u8],
+    trust_domain: &TrustDomain,
+    least: Duration,
+    now: OffsetDateTime,
+) -> Result<Received, ReceivedError> {
+    let CaChain { certificate, above } = chain;
+    let issuer = Issuer::from_der(certificate, above.clone())?;
+    let mut all = Vec::with_capacity(above.len());
+    for (place, der) in above.iter().enumerate() {
+        let parents = above.get(place + 1..).unwrap_or_default().to_vec();
+        all.push(Issuer::from_der(der.clone(), parents)?);
+    }
+    if !all.last().is_some_and(Issuer::is_root) {
+        return Err(ReceivedError::NoRoot);
+    }
+    if issuer.key().spki_der() != spki {
+        return Err(ReceivedError::OtherKey);
+    }
+    let wanted = SubjectKey::from_spki(spki.to_vec()).map_err(|_| ReceivedError::OtherKey)?;
+    if issuer.key_id() != wanted.key_id() {
+        let (found, wanted) = (hex::encode(issuer.key_id()), hex::encode(wanted.key_id()));
+        return Err(ReceivedError::KeyId { found, wanted });
+    }
+    if issuer.path_length() != Some(0) {
+        let found = issuer.path_length().map_or_else(|| "missing".to_owned(), |length| length.to_string());
+        return Err(ReceivedError::PathLength { found });
+    }
+    for ca in std::iter::once(&issuer).chain(&all) {
+        if !ca.signs_crls() {
+            return Err(ReceivedError::NoCrlSign { name: ca.name().to_owned() });
+        }
+        if now < ca.not_before() || ca.not_after() <= now {
+            let (not_before, not_after) = (rfc3339_seconds(ca.not_before()), rfc3339_seconds(ca.not_after()));
+            return Err(ReceivedError::Time { name: ca.name().to_owned(), not_before, not_after });
+        }
+    }
+    let end = std::iter::once(&issuer).chain(&all).map(Issuer::not_after).min().unwrap_or(now);
+    if end - now < least {
+        return Err(ReceivedError::TooShort { not_after: rfc3339_seconds(end), least: render_span(least) });
+    }
+    let facts = facts(&issuer, trust_domain)?;
+    Ok(Received { issuer, above: all, facts })
+}
+
+fn facts(issuer: &Issuer, trust_domain: &TrustDomain) -> Result<CertificateFacts, ReceivedError> {
+    let der = issuer.der();
+    let (_, certificate) = X509Certificate::from_der(der).map_err(|_| IssuerError::Malformed)?;
+    let names = certificate.subject_alternative_name().map_err(|_| IssuerError::Malformed)?;
+    let wanted = trust_domain.id();
+    let names = names.map(|names| names.value.general_names.clone()).unwrap_or_default();
+    match names.as_slice() {
+        [GeneralName::URI(uri)] if *uri == wanted => {}
+        other => {
+            let found = other.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            return Err(ReceivedError::Names {
+                found: if found.is_empty() { "none".to_owned() } else { found },
+                wanted,
+            });
+        }
+    }
+    let tbs = split(der).map_err(|_| IssuerError::Malformed)?.tbs;
+    let above = issuer.chain().get(1..).unwrap_or_default().concat();
+    Ok(CertificateFacts {
+        chain_sha256: hex::encode(digest(&SHA256, &above)),
+        der_sha256: Some(hex::encode(digest(&SHA256, der))),
+        issuer_key_id: issuer.issuer_key_id().map(hex::encode).unwrap_or_default(),
+        not_after: rfc3339_seconds(issuer.not_after()),
+        not_before: rfc3339_seconds(issuer.not_before()),
+        profile: "issuing".to_owned(),
+        public_key_sha256: hex::encode(issuer.key().sha256()),
+        serial: hex::encode(certificate.raw_serial()),
+        tbs_sha256: hex::encode(digest(&SHA256, tbs)),
+        ..CertificateFacts::default()
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,248 @@
+//! The root in Vault: a real one signs the issuing CA, and is away, sealed or unwilling at every step.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::harness::chancery::{Chancery, Options, program, said};
+use crate::harness::load::Load;
+use crate::harness::pair::{API, Pair, Setup, WEB};
+use crate::harness::policy::{self, Rule};
+use crate::harness::vault::Vault;
+use crate::harness::{directory, need, sds};
+
+/// A configuration with Vault above; `secret` is the file that holds the secret id.
+fn configuration(vault: &Vault, role_id: &str, secret: &Path) -> String {
+    format!(
+        r#"
+trust_domain = "example.org"
+data_dir = "data"
+
+[[sds.listen]]
+name = "web"
+path = "data/web.sock"
+
+[[sds.listen]]
+name = "api"
+path = "data/api.sock"
+
+[http]
+listen = "127.0.0.1:0"
+
+[upstream.vault]
+address = "{}"
+crl_mounts = ["pki-root"]
+timeout = "5s"
+
+[upstream.vault.login]
+method = "approle"
+role_id = "{role_id}"
+secret_id_file = "{}"
+"#,
+        vault.url(),
+        secret.display()
+    )
+}
+
+fn private(path: &Path, text: &str) {
+    use std::os::unix::fs::OpenOptionsExt;
+    let _ = std::fs::remove_file(path);
+    let mut file = std::fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(path).unwrap();
+    std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+}
+
+fn options(configuration: String) -> Options {
+    let policy = policy::text(&[Rule::on("web", WEB, "24h"), Rule::on("api", API, "24h")]);
+    Options { configuration: Some(configuration), policy: Some(policy), ..Options::default() }
+}
+
+/// A Vault with a root and an intermediate, and a chancery under it.
+fn under_vault(vault: &Path, files: &Path) -> (Vault, Chancery, String) {
+    let vault = Vault::with_hierarchy(vault, files);
+    let (role_id, secret_id) = vault.app_role(0);
+    let secret = files.join("secret-id");
+    private(&secret, &secret_id);
+    let chancery = Chancery::with(options(configuration(&vault, &role_id, &secret)));
+    (vault, chancery, secret_id)
+}
+
+fn authorities(chancery: &Chancery) -> Vec<(String, String)> {
+    let shown = chancery.run(&["ca", "show", "--output", "json"]).expect(0).json();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    shown["authorities"].as_array().unwrap().iter().map(|one| (text(&one["name"]), text(&one["state"]))).collect()
+}
+
+fn active(names: &[&str]) -> Vec<(String, String)> {
+    names.iter().map(|name| ((*name).to_owned(), "active".to_owned())).collect()
+}
+
+/// What a client gets: leaf, chain behind it, roots and CRLs, each a file.
+fn fetched(chancery: &Chancery) -> [PathBuf; 4] {
+    let files = chancery.scratch().join("id");
+    let socket = chancery.socket("web").display().to_string();
+    let fetch = ["fetch", "--once", "--socket", &socket, "--dir", files.to_str().unwrap()];
+    said(Command::new(program()).args(fetch)).expect(0);
+    let chain = std::fs::read_to_string(files.join("cert.pem")).unwrap();
+    let second = chain.match_indices("-----BEGIN").nth(1).unwrap().0;
+    let [leaf, above] = ["leaf.pem", "above.pem"].map(|name| files.join(name));
+    std::fs::write(&leaf, &chain[..second]).unwrap();
+    std::fs::write(&above, &chain[second..]).unwrap();
+    [leaf, above, files.join("bundle.pem"), files.join("crl.pem")]
+}
+
+fn expect_verified(openssl: &Path, [leaf, above, roots, crls]: &[PathBuf; 4]) {
+    let mut command = Command::new(openssl);
+    command.args(["verify", "-x509_strict", "-crl_check_all", "-CAfile"]).arg(roots).arg("-CRLfile").arg(crls);
+    said(command.arg("-untrusted").arg(above).arg(leaf)).expect(0);
+}
+
+#[test]
+fn a_root_in_vault_signs_and_two_envoys_talk_with_every_crl_checked() {
+    let (Some(vault), Some(envoy), Some(openssl)) = (need("vault"), need("envoy"), need("openssl")) else { return };
+    let files = directory();
+    let (vault, chancery, secret_id) = under_vault(&vault, files.path());
+    assert_eq!(authorities(&chancery), active(&["issuing 1", "root 1", "intermediate 1"]));
+    expect_verified(&openssl, &fetched(&chancery));
+
+    let pair = Pair::of(&envoy, chancery, Setup::default());
+    pair.wait_until_it_works();
+    let load = Load::start(pair.client.listener());
+    let chancery = &pair.chancery;
+    // While Vault is sealed everything goes on, a forced renewal and a new start of the server too.
+    vault.seal();
+    chancery.run(&["cert", "rotate", "--all", "--yes"]).expect(0);
+    load.wait_for(500);
+    load.stop().expect_none_failed(500);
+    pair.expect_nothing_refused();
+
+    let records = chancery.records();
+    let above: Vec<&Value> = records.iter().filter(|one| one["authority"]["upstream"].is_string()).collect();
+    let named = format!("vault {} pki", vault.url());
+    assert!(above.len() >= 7 && above.iter().all(|one| one["authority"]["upstream"] == named.as_str()), "{above:#?}");
+    let imported: Vec<&Value> = records.iter().filter(|one| one["reason"] == "imported").collect();
+    assert_eq!(imported.len(), 2, "a CRL of each: {imported:#?}");
+    chancery.run(&["audit", "verify"]).expect(0);
+    let keys: Vec<_> =
+        std::fs::read_dir(chancery.data().join("keys")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(!keys.iter().any(|name| name.to_string_lossy().starts_with("root")), "{keys:?}");
+    for secret in [secret_id.as_str(), vault.root_token()] {
+        assert!(!chancery.output().contains(secret), "in the log");
+        assert!(!records.iter().any(|one| one.to_string().contains(secret)), "in the ledger");
+    }
+}
+
+#[test]
+fn it_starts_again_and_issues_while_vault_is_away_or_sealed() {
+    let (Some(vault), Some(openssl)) = (need("vault"), need("openssl")) else { return };
+    let files = directory();
+    let (vault, mut chancery, _) = under_vault(&vault, files.path());
+    let before = chancery.run(&["bundle", "show"]).expect(0).out;
+    vault.seal();
+    chancery.kill();
+    chancery.start();
+    assert_eq!(chancery.run(&["bundle", "show"]).expect(0).out, before);
+    expect_verified(&openssl, &fetched(&chancery));
+    vault.unseal();
+    drop(vault);
+    chancery.stop();
+    chancery.start();
+    assert_eq!(authorities(&chancery), active(&["issuing 1", "root 1", "intermediate 1"]));
+    expect_verified(&openssl, &fetched(&chancery));
+    chancery.run(&["audit", "verify"]).expect(0);
+}
+
+/// The first start of a server with this configuration, which must fail, and what it says.
+fn refused(configuration: &str, words: &[&str]) {
+    let place = directory();
+    let file = place.path().join("chancery.toml");
+    std::fs::create_dir(place.path().join("data")).unwrap();
+    let private = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o700);
+    std::fs::set_permissions(place.path().join("data"), private).unwrap();
+    let rules = policy::text(&[Rule::on("web", WEB, "24h"), Rule::on("api", API, "24h")]);
+    std::fs::write(place.path().join("data/policy.toml"), rules).unwrap();
+    std::fs::write(&file, configuration).unwrap();
+    let said = said(Command::new(program()).args(["server", "--config"]).arg(&file).current_dir(place.path()));
+    assert_ne!(said.code, 0, "{said:#?}");
+    said.expect_words(words);
+}
+
+#[test]
+fn a_first_start_that_vault_does_not_help_says_why() {
+    let Some(vault) = need("vault") else { return };
+    let files = directory();
+    let vault = Vault::with_hierarchy(&vault, files.path());
+    let (role_id, secret_id) = vault.app_role(0);
+    let secret = files.path().join("secret-id");
+    let good = configuration(&vault, &role_id, &secret);
+
+    refused(&good, &["secret-id"]);
+    private(&secret, "not-the-secret-id");
+    refused(&good, &["refuses log in", "[upstream.vault.login]"]);
+    private(&secret, &secret_id);
+    refused(
+        &good.replace("address = \"http", "mount = \"elsewhere\"\naddress = \"http"),
+        &["sign the issuing CA", "403"],
+    );
+    refused(&good.replace("crl_mounts", "#"), &["gives no CRL of", "crl_mounts"]);
+    refused(&good.replace(vault.url(), "http://127.0.0.1:1"), &["cannot be reached", "address"]);
+
+    // A mount that cuts what it signs to less than leaves need.
+    vault.write("sys/mounts/pki/tune", &serde_json::json!({"max_lease_ttl": "24h"}));
+    refused(&good, &["cannot be used", "max_ttl"]);
+    vault.write("sys/mounts/pki/tune", &serde_json::json!({"max_lease_ttl": "87600h"}));
+
+    vault.seal();
+    refused(&good, &["is sealed", "unseal it"]);
+}
+
+#[test]
+fn a_secret_id_that_is_used_up_is_refused_and_one_of_two_uses_is_enough_to_start() {
+    let Some(vault) = need("vault") else { return };
+    let files = directory();
+    let vault = Vault::with_hierarchy(&vault, files.path());
+    let secret = files.path().join("secret-id");
+    let (role_id, secret_id) = vault.app_role(1);
+    private(&secret, &secret_id);
+    // The certificate takes one login, each round of CRLs another.
+    refused(&configuration(&vault, &role_id, &secret), &["refuses log in", "400"]);
+}
+
+#[test]
+fn a_root_of_its_own_and_one_in_vault_do_not_mix() {
+    let Some(vault) = need("vault") else { return };
+    let files = directory();
+    let (_vault, mut chancery, _) = under_vault(&vault, files.path());
+    chancery.stop();
+    let configuration = std::fs::read_to_string(chancery.scratch().join("chancery.toml")).unwrap();
+    let file = chancery.scratch().join("other.toml");
+    let without = configuration.split("[upstream.vault]").next().unwrap();
+    std::fs::write(&file, without).unwrap();
+    let start = |file: &Path| said(Command::new(program()).args(["server", "--config"]).arg(file));
+    start(&file).expect(1).expect_words(&["root 1 is the root of vault", "write [upstream.vault] again"]);
+
+    let mut own = Chancery::up();
+    own.stop();
+    let other = configuration.replace("data_dir = \"data\"", &format!("data_dir = \"{}\"", own.data().display()));
+    std::fs::write(&file, other.replace("\"web\"", "\"sds\"")).unwrap();
+    start(&file).expect(1).expect_words(&["root 1 is a root of this server's own"]);
+}
+
+#[test]
+fn a_bare_client_gets_the_whole_chain_over_sds() {
+    let Some(vault) = need("vault") else { return };
+    let files = directory();
+    let (_vault, chancery, _) = under_vault(&vault, files.path());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let chain = runtime.block_on(async {
+        let channel = sds::connect(&chancery.socket("web")).await.unwrap();
+        let mut stream = sds::Stream::open(channel, "bare", "default", "").await.unwrap();
+        stream.next(Duration::from_secs(20)).await.unwrap().certificate().0
+    });
+    let subjects: Vec<String> = x509_parser::pem::Pem::iter_from_buffer(&chain)
+        .map(|block| block.unwrap().parse_x509().unwrap().subject().to_string())
+        .collect();
+    assert_eq!(subjects.len(), 3, "{subjects:?}");
+    assert!(subjects[1].contains("issuing 1") && subjects[2].contains("Mesh Intermediate"), "{subjects:?}");
+}
