@@ -13,6 +13,8 @@
 //!
 //! The index of the ledger is where a start reads them from, so the ledger alone can rebuild the hierarchy.
 
+pub mod acts;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -167,6 +169,8 @@ pub struct Keeper {
     last_issuing: u32,
     current: watch::Sender<Arc<Authorities>>,
     lists: Option<Arc<dyn Lists>>,
+    /// The operator's order that is being carried out.
+    acting: Option<acts::Acting>,
 }
 
 impl Keeper {
@@ -181,8 +185,8 @@ impl Keeper {
         live: &BTreeMap<String, LiveCount>,
     ) -> Result<Self, AuthorityError> {
         let times = AuthorityTimes::new(parts.plan.issuing_lifetime, parts.plan.longest_leaf)?;
-        let mut keeper =
-            Self { parts, times, last_root: 0, last_issuing: 0, current: watch::Sender::default(), lists: None };
+        let current = watch::Sender::default();
+        let mut keeper = Self { parts, times, last_root: 0, last_issuing: 0, current, lists: None, acting: None };
         let mut all: Vec<Arc<Authority>> = Vec::new();
         for row in rows {
             let name: Name = row.name.parse().map_err(|_| record(&row.name, "its name has another form"))?;
@@ -370,6 +374,7 @@ impl Keeper {
         self.parts.ledger.append(event).await?;
         info!(authority = %name, not_after = %rfc3339_seconds(authority.issuer.not_after()), "prepared");
         self.publish(|all| all.push(Arc::new(authority)));
+        self.tell(name, Action::CaPrepare, &issuance.position);
         Ok(name)
     }
 
@@ -412,11 +417,16 @@ impl Keeper {
 
     /// Steps 4 and 5: its CRL is out, it signs from now on, the one before it retires.
     async fn activate(&mut self, name: Name) -> Result<(), AuthorityError> {
-        if let Some(lists) = &self.lists {
-            lists.publish_missing().await.map_err(AuthorityError::Lists)?;
-        }
+        self.publish_lists().await?;
         self.transition(name, Action::CaActivate, State::Active).await?;
         self.retire_all_but(name).await
+    }
+
+    async fn publish_lists(&self) -> Result<(), AuthorityError> {
+        match &self.lists {
+            Some(lists) => lists.publish_missing().await.map_err(AuthorityError::Lists),
+            None => Ok(()),
+        }
     }
 
     async fn retire_all_but(&mut self, name: Name) -> Result<(), AuthorityError> {
@@ -434,7 +444,7 @@ impl Keeper {
         let Some(authority) = authorities.all.iter().find(|a| a.name == name) else {
             return Err(record(&name.to_string(), "it vanished"));
         };
-        self.parts.ledger.append(self.event(action, authority.facts(state), |_| {})).await?;
+        let position = self.parts.ledger.append(self.event(action, authority.facts(state), |_| {})).await?;
         info!(authority = %name, state = state.as_str(), "authority");
         let since = self.parts.clock.now();
         self.publish(|all| {
@@ -443,6 +453,7 @@ impl Keeper {
             }
             all.retain(|slot| slot.state != State::Gone);
         });
+        self.tell(name, action, &position);
         Ok(())
     }
 
@@ -455,6 +466,9 @@ impl Keeper {
     fn event(&self, action: Action, facts: AuthorityFacts, more: impl FnOnce(&mut Event)) -> Event {
         let mut event = self.parts.recorder.event(action, Outcome::Success, self.parts.clock.now());
         event.authority = Some(facts);
+        if let Some(acting) = &self.acting {
+            acting.sign_for(&mut event);
+        }
         more(&mut event);
         event
     }
