@@ -240,7 +240,7 @@ fn of_authorities(page: &mut String, reissued: Option<cert::rotate::RotateOutput
         last_expires_at: Some(END.into()),
         connected: 213,
         not_connected: 1,
-        prepared_beside: vec!["issuing 2".into()],
+        beside: vec!["issuing 2".into()],
         record: Some(RECORD.into()),
         steps: vec![
             step("prepared", "issuing 3", 12),

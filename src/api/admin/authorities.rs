@@ -55,13 +55,13 @@ pub(super) async fn rotate(
         return Err(Status::invalid_argument(format!("{:?} is not rotated by hand: write issuing", ask.level)));
     }
     let rows = sources.rows().await?;
-    let active = rows.iter().filter(|row| row.level == ask.level && row.state == State::Active.as_str()).next_back();
+    let active = rows.iter().rfind(|row| row.level == ask.level && row.state == State::Active.as_str());
     let active = active.ok_or_else(|| Status::failed_precondition("no issuing CA is active: chancery ca show"))?;
     let meant = meant(active)?;
-    let mut first = sources.planned(&meant, &rows).await?;
-    first.successor = first.prepared_beside.pop();
+    let mut first = sources.planned(&meant).await?;
+    let prepared = rows.iter().rfind(|row| row.level == ask.level && row.state == State::Prepared.as_str());
+    first.successor = prepared.map(|row| row.name.clone());
     first.makes_new = first.successor.is_none();
-    first.prepared_beside.clear();
     let (mut teller, answer) = Teller::new();
     if ask.dry_run {
         teller.tell(Ok(first)).await;
@@ -87,8 +87,9 @@ pub(super) async fn taint(
     let row = named(&rows, &ask.name)?;
     let meant = meant(row)?;
     sources.can_be_tainted(&meant, row)?;
-    let mut first = sources.planned(&meant, &rows).await?;
+    let mut first = sources.planned(&meant).await?;
     first.makes_new = meant.state == State::Active;
+    first.beside = beside(&rows, &meant);
     let (mut teller, answer) = Teller::new();
     if ask.dry_run {
         teller.tell(Ok(first)).await;
@@ -148,6 +149,13 @@ fn meant(row: &AuthorityRow) -> Result<Meant, Status> {
     Ok(Meant { name, state, choice: Choice::Issuer { name: row.name.clone(), key_id: row.key_id.clone() } })
 }
 
+/// Whoever stole one key may have these too; the next one is made afterwards.
+fn beside(rows: &[AuthorityRow], meant: &Meant) -> Vec<String> {
+    let states = [State::Prepared.as_str(), State::Retiring.as_str()];
+    let others = rows.iter().filter(|row| row.level == "issuing" && states.contains(&row.state.as_str()));
+    others.map(|row| row.name.clone()).filter(|name| *name != meant.name.to_string()).collect()
+}
+
 impl Sources {
     async fn rows(&self) -> Result<Vec<AuthorityRow>, Status> {
         self.caught_up().await?;
@@ -184,14 +192,12 @@ impl Sources {
     }
 
     /// What hangs on an authority: the first message.
-    async fn planned(&self, meant: &Meant, rows: &[AuthorityRow]) -> Result<pb::AuthorityProgress, Status> {
+    async fn planned(&self, meant: &Meant) -> Result<pb::AuthorityProgress, Status> {
         let found = self.chosen(&meant.choice).await?;
         let live = self.hands.live();
         let held: HashSet<&str> = live.iter().filter_map(|proxy| proxy.serial.as_deref()).collect();
         let (connected, not_connected) = found.connection(&held);
         let last = found.shown.iter().map(|row| row.not_after.clone()).max();
-        let beside = rows.iter().filter(|row| row.level == "issuing" && row.state == State::Prepared.as_str());
-        let beside = beside.map(|row| row.name.clone()).filter(|name| *name != meant.name.to_string());
         Ok(pb::AuthorityProgress {
             step: "planned".to_owned(),
             authority: meant.name.to_string(),
@@ -200,7 +206,6 @@ impl Sources {
             last_expires_at: last,
             connected,
             not_connected,
-            prepared_beside: beside.collect(),
             ..pb::AuthorityProgress::default()
         })
     }

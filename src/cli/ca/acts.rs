@@ -105,8 +105,8 @@ pub struct ActOutput {
     pub connected: u64,
     /// Those whose holders have no stream here.
     pub not_connected: u64,
-    /// Other issuing CAs whose keys lay beside it and that are not used yet.
-    pub prepared_beside: Vec<String>,
+    /// Other issuing CAs, prepared or retiring, whose keys lay beside that of a tainted one.
+    pub beside: Vec<String>,
     /// The record of the act; null in a dry run.
     pub record: Option<String>,
     /// What was done, in this order.
@@ -212,7 +212,7 @@ pub(super) fn take(output: &mut ActOutput, message: pb::AuthorityProgress) {
             (output.successor, output.makes_new) = (message.successor, message.makes_new);
             (output.live_certificates, output.last_expires_at) = (message.live_certificates, message.last_expires_at);
             (output.connected, output.not_connected) = (message.connected, message.not_connected);
-            (output.prepared_beside, output.record) = (message.prepared_beside, message.record);
+            (output.beside, output.record) = (message.beside, message.record);
         }
         "prepared" | "activated" | "retired" | "tainted" | "revoked" => output.steps.push(StepOutput {
             step: message.step,
@@ -325,11 +325,10 @@ pub(super) fn taint_plan(looked: &ActOutput, now: OffsetDateTime) -> String {
 
 /// What else the thief may have.
 fn beside(output: &ActOutput) -> String {
-    let each = output.prepared_beside.iter().map(|name| {
-        format!(
-            "The key of {name}, which is prepared, lay beside it: chancery ca taint '{name}' unless you know better.\n"
-        )
-    });
+    let each = output
+        .beside
+        .iter()
+        .map(|name| format!("The key of {name} lay beside it: if it may be stolen too, chancery ca taint '{name}'\n"));
     each.collect()
 }
 
