@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use crate::harness::chancery::{Chancery, Options, Said, said};
 use crate::harness::http::try_get;
 use crate::harness::load::Load;
+use crate::harness::mtls::Identity;
 use crate::harness::pair::{Pair, Setup};
 use crate::harness::policy::{self, Rule};
 use crate::harness::{SOON, alone, eventually, full, http, ledger, need, sds};
@@ -333,6 +334,37 @@ fn a_kill_at_any_moment_of_a_taint_leaves_what_a_second_order_finishes() {
         assert_eq!(listed, all, "round {round}");
         assert_ne!(format!("issuing {}", active(&server)), name);
     }
+    server.run(&["audit", "verify"]).expect(0);
+}
+
+#[test]
+fn a_client_certificate_under_a_tainted_ca_opens_no_connection_any_more() {
+    const NODE: &str = "spiffe://example.org/node/a";
+    let rule = |name: &str, condition: &str, identity: &str| {
+        format!("[[rule]]\nname = \"{name}\"\nmatch = {{ {condition} }}\nidentity = \"{identity}\"\n\n")
+    };
+    let nodes = "spiffe://{trust_domain}/node/*";
+    let policy = rule("operators", "socket = \"admin\", uid = \"any\"", nodes)
+        + &rule("nodes", &format!("client = \"{nodes}\", socket = \"mesh\""), "{client}");
+    let arguments = vec!["--sds-tcp".into(), "mesh=127.0.0.1:0".into()];
+    let server = Chancery::with(Options { arguments, policy: Some(policy), ..Options::default() });
+    let port = server.addresses()["sds_tcp"][0]["address"].as_str().unwrap().parse().unwrap();
+    let node = Identity::issue(&server, NODE, "node");
+    runtime().block_on(async {
+        let channel = node.connect(port).await.unwrap();
+        let mut stream = sds::Stream::open(channel, "n", "default", "").await.unwrap();
+        let update = stream.next(SOON).await.unwrap();
+        stream.acknowledge(&update).await;
+        let plan = run(&server, &["ca", "taint", "issuing 1", "--dry-run", "--output", "json"]).await.expect(0).json();
+        assert_eq!((&plan["connected"], &plan["over_tcp"]), (&1.into(), &1.into()), "{plan}");
+        // Its stream is gone before it can be helped, and the command says so.
+        let told = run(&server, &["ca", "taint", "issuing 1", "--yes"]).await;
+        assert!(told.out.contains("revoked"), "{told:?}");
+        while stream.next(SOON).await.is_ok() {}
+        assert!(node.refusal(port).await.contains("CertificateRevoked"));
+        let again = Identity::issue(&server, NODE, "again");
+        assert_eq!(again.refusal(port).await, "accepted");
+    });
     server.run(&["audit", "verify"]).expect(0);
 }
 

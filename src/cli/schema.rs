@@ -239,6 +239,7 @@ fn of_authorities(page: &mut String, reissued: Option<cert::rotate::RotateOutput
         live_certificates: 214,
         last_expires_at: Some(END.into()),
         connected: 213,
+        over_tcp: 12,
         not_connected: 1,
         beside: vec!["issuing 2".into()],
         record: Some(RECORD.into()),

@@ -197,6 +197,9 @@ impl Sources {
         let live = self.hands.live();
         let held: HashSet<&str> = live.iter().filter_map(|proxy| proxy.serial.as_deref()).collect();
         let (connected, not_connected) = found.connection(&held);
+        let chosen: HashSet<&str> = found.serials.iter().map(String::as_str).collect();
+        let tcp = live.iter().filter(|proxy| proxy.account.starts_with("tls:"));
+        let over_tcp = tcp.filter_map(|proxy| proxy.serial.as_deref()).filter(|serial| chosen.contains(serial)).count();
         let last = found.shown.iter().map(|row| row.not_after.clone()).max();
         Ok(pb::AuthorityProgress {
             step: "planned".to_owned(),
@@ -206,6 +209,7 @@ impl Sources {
             last_expires_at: last,
             connected,
             not_connected,
+            over_tcp: u64::try_from(over_tcp).unwrap_or(u64::MAX),
             ..pb::AuthorityProgress::default()
         })
     }

@@ -103,6 +103,8 @@ pub struct ActOutput {
     pub last_expires_at: Option<String>,
     /// Those of them that streams of this server hold.
     pub connected: u64,
+    /// Those of the connected that are held over TCP.
+    pub over_tcp: u64,
     /// Those whose holders have no stream here.
     pub not_connected: u64,
     /// Other issuing CAs, prepared or retiring, whose keys lay beside that of a tainted one.
@@ -212,6 +214,7 @@ pub(super) fn take(output: &mut ActOutput, message: pb::AuthorityProgress) {
             (output.successor, output.makes_new) = (message.successor, message.makes_new);
             (output.live_certificates, output.last_expires_at) = (message.live_certificates, message.last_expires_at);
             (output.connected, output.not_connected) = (message.connected, message.not_connected);
+            output.over_tcp = message.over_tcp;
             (output.beside, output.record) = (message.beside, message.record);
         }
         "prepared" | "activated" | "retired" | "tainted" | "revoked" => output.steps.push(StepOutput {
@@ -311,6 +314,12 @@ pub(super) fn taint_plan(looked: &ActOutput, now: OffsetDateTime) -> String {
         "{} held by streams of this server: each is issued anew and pushed.\n",
         thousands(looked.connected)
     ));
+    if looked.over_tcp > 0 {
+        text.push_str(&format!(
+            "{} of them over TCP: a connection whose client certificate is under it ends; its client must be attested anew.\n",
+            thousands(looked.over_tcp)
+        ));
+    }
     if looked.not_connected > 0 {
         text.push_str(&format!(
             "{} held by nobody who has a stream here: refused from then on, their holders must be attested anew.\n",

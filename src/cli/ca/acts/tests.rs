@@ -57,7 +57,7 @@ fn a_roll_over_says_each_step_and_what_it_means() {
 
 #[test]
 fn a_taint_says_who_is_helped_and_who_is_cut_off() {
-    let away = pb::AuthorityProgress { not_connected: 14, beside: vec!["issuing 4".into()], ..planned() };
+    let away = pb::AuthorityProgress { over_tcp: 3, not_connected: 14, beside: vec!["issuing 4".into()], ..planned() };
     let retiring = pb::AuthorityProgress { state: "retiring".into(), makes_new: false, ..planned() };
     let mut done = told([
         away.clone(),
