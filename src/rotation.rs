@@ -2,14 +2,17 @@
 //!
 //! Leaves are renewed by their own streams; this is the roll-over of issuing CAs and the flush of counted refusals. A
 //! failed step is tried again after [`RETRY`] and never lost: what is due is computed afresh from the state each time.
+//! The keeper of the authorities lives here, so what operators order of them comes here too, one order after the other.
 
 use std::time::Duration;
 
 use time::OffsetDateTime;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::ca::authority::Keeper;
+use crate::ca::authority::acts::Order;
 use crate::ca::issue::Street;
 use crate::ca::refusals::FLUSH_EVERY;
 use crate::clock::Clock;
@@ -17,8 +20,15 @@ use crate::clock::Clock;
 /// How long after a failed step it is tried again.
 pub const RETRY: Duration = Duration::from_secs(60);
 
-/// Moves the authorities through their states until `stopping`; a policy with longer lives moves them sooner.
-pub async fn authorities(mut keeper: Keeper, street: Street, clock: Clock, stopping: CancellationToken) {
+/// Moves the authorities through their states until `stopping`; a policy with longer lives moves them sooner, `orders` at
+/// once.
+pub async fn authorities(
+    mut keeper: Keeper,
+    mut orders: mpsc::Receiver<Order>,
+    street: Street,
+    clock: Clock,
+    stopping: CancellationToken,
+) {
     let mut policy = street.policy_version();
     loop {
         policy.mark_unchanged();
@@ -35,6 +45,7 @@ pub async fn authorities(mut keeper: Keeper, street: Street, clock: Clock, stopp
         tokio::select! {
             go_on = sleep_until(&clock, next, &stopping) => if !go_on { return },
             Ok(()) = policy.changed() => {}
+            Some(order) = orders.recv() => keeper.carry_out(order).await,
         }
         info!("looking at the authorities");
     }

@@ -9,6 +9,7 @@
 #![allow(unreachable_pub, reason = "the harness is one program with its suites")]
 
 mod admin;
+mod authorities;
 mod bench;
 mod crash;
 mod damage;

@@ -8,6 +8,8 @@ use tonic::Status;
 
 use crate::attest::AttestError;
 use crate::audit::ledger::LedgerError;
+use crate::ca::authority::AuthorityError;
+use crate::ca::authority::acts::ActError;
 use crate::ca::issue::IssueError;
 use crate::feed::End;
 use crate::feed::source::SourceError;
@@ -112,7 +114,9 @@ pub fn of_ledger(why: &LedgerError) -> Status {
 #[must_use]
 pub fn of_revoke(why: &RevokeError) -> Status {
     match why {
-        RevokeError::Nothing => Status::failed_precondition(why.to_string()),
+        RevokeError::Nothing | RevokeError::NotTainted { .. } | RevokeError::NotOurs { .. } => {
+            Status::failed_precondition(why.to_string())
+        }
         RevokeError::AlreadyRevoked { .. } | RevokeError::AlreadyDenied { .. } => {
             Status::already_exists(why.to_string())
         }
@@ -121,6 +125,19 @@ pub fn of_revoke(why: &RevokeError) -> Status {
         RevokeError::Partly { source, .. } => Status::new(of_ledger(source).code(), why.to_string()),
         RevokeError::Store(_) => Status::internal(why.to_string()),
         RevokeError::Behind | RevokeError::Interrupted | RevokeError::Sign(_) => Status::unavailable(why.to_string()),
+    }
+}
+
+/// Why the authorities did not become what an operator ordered.
+#[must_use]
+pub fn of_act(why: &ActError) -> Status {
+    match why {
+        ActError::NotThere { .. } => Status::not_found(why.to_string()),
+        ActError::Root { .. } | ActError::Above { .. } | ActError::NotPrepared { .. } | ActError::NoRoom { .. } => {
+            Status::failed_precondition(why.to_string())
+        }
+        ActError::Authority(AuthorityError::Ledger(ledger)) => Status::new(of_ledger(ledger).code(), why.to_string()),
+        ActError::Busy | ActError::Authority(_) => Status::unavailable(why.to_string()),
     }
 }
 

@@ -27,12 +27,14 @@ mod web;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
 use tonic_health::server::HealthReporter;
 use tracing::{error, info};
 
 use crate::api::admin;
 use crate::api::http::{self, HttpLimits};
 use crate::audit::ledger::Ledger;
+use crate::ca::authority::acts;
 use crate::ca::issue::Street;
 use crate::config::Settings;
 use crate::feed::Feed;
@@ -135,10 +137,11 @@ impl Bound {
         let backend =
             Arc::new(AppBackend::new(&state, feed.clone(), &settings, &addresses, (reloader.clone(), lag.clone())));
 
+        let (order, orders) = mpsc::channel(acts::MOST_ORDERS);
         let (admin, remote, http) = listeners.serve(&state, &settings, (&feed, &health)).await;
         let service = admin::AdminService::new(admin::Sources {
             backend,
-            hands: Arc::new(AppHands::new(&state, feed.clone())),
+            hands: Arc::new(AppHands::new(&state, feed.clone(), order)),
             ledger: Arc::new(AppLedger::new(&state)),
             index: Arc::clone(&state.store),
             clock: state.clock.clone(),
@@ -158,7 +161,7 @@ impl Bound {
         if let Some(listener) = http {
             http::serve(listener, Web::new(&state, feed.clone(), lag), HttpLimits::default(), &state.tasks);
         }
-        go_on_by_themselves(&mut state, reloader);
+        go_on_by_themselves(&mut state, reloader, orders);
         let file = AddressesFile::write(state.directory.path(), &addresses)?;
         info!(trust_domain = %settings.trust_domain, "ready");
         notify::ready(&format!("serving {}", settings.trust_domain));
@@ -184,10 +187,10 @@ impl Bound {
 }
 
 /// What the server does without being asked.
-fn go_on_by_themselves(state: &mut State, reloader: Reloader) {
+fn go_on_by_themselves(state: &mut State, reloader: Reloader, orders: mpsc::Receiver<acts::Order>) {
     let (stopping, clock) = (state.tasks.stopping(), || state.clock.clone());
     if let Some(keeper) = state.keeper.take() {
-        let authorities = rotation::authorities(keeper, state.street.clone(), clock(), stopping.clone());
+        let authorities = rotation::authorities(keeper, orders, state.street.clone(), clock(), stopping.clone());
         state.tasks.spawn("rotation.authorities", authorities);
     }
     state.tasks.spawn("revocation.lists", state.revoker.clone().keep(stopping.clone()));

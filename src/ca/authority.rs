@@ -13,12 +13,12 @@
 //!
 //! The index of the ledger is where a start reads them from, so the ledger alone can rebuild the hierarchy.
 
+pub mod acts;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use futures::future::BoxFuture;
 use time::OffsetDateTime;
 use tokio::sync::watch;
@@ -28,7 +28,7 @@ use super::sign::{SignError, SigningKey};
 use super::slot::{Authorities, Authority, Level, Name, State};
 use crate::audit::event::{Action, AuthorityFacts, Event, Outcome, Recorder};
 use crate::audit::ledger::{Ledger, LedgerError, Position};
-use crate::clock::{Clock, parse_rfc3339, rfc3339_seconds};
+use crate::clock::{Clock, rfc3339_seconds};
 use crate::entropy::Entropy;
 use crate::identity::TrustDomain;
 use crate::keys::sealed::{SealedError, SealedStore};
@@ -36,11 +36,12 @@ use crate::policy::schedule::{AuthoritySlot, AuthorityTimes, Due, TooShort, auth
 use crate::store::{AuthorityRow, LiveCount};
 use crate::upstream::{Upstream, UpstreamError};
 use crate::x509::KeyAlgorithm;
-use crate::x509::chain::{Issuer, IssuerError, LONGEST_CHAIN};
+use crate::x509::chain::IssuerError;
 use crate::x509::draft::DraftError;
 use crate::x509::key::KeyFault;
 
 mod above;
+mod load;
 mod make;
 mod received;
 
@@ -219,6 +220,8 @@ pub struct Keeper {
     pending: Option<Pending>,
     current: watch::Sender<Arc<Authorities>>,
     lists: Option<Arc<dyn Lists>>,
+    /// The operator's order that is being carried out.
+    acting: Option<acts::Acting>,
 }
 
 impl Keeper {
@@ -242,6 +245,7 @@ impl Keeper {
             pending: None,
             current: watch::Sender::default(),
             lists: None,
+            acting: None,
         };
         let mut all: Vec<Arc<Authority>> = Vec::new();
         for row in rows {
@@ -369,26 +373,6 @@ impl Keeper {
         }
     }
 
-    fn load(&self, name: Name, row: &AuthorityRow, rows: &[AuthorityRow]) -> Result<Option<Authority>, AuthorityError> {
-        let state =
-            State::from_name(&row.state).ok_or_else(|| record(&row.name, "its state is unknown to this version"))?;
-        let since = parse_rfc3339(&row.since).map_err(|_| record(&row.name, "its time cannot be read"))?;
-        if state == State::Gone || row.certificate.is_none() {
-            return Ok(None);
-        }
-        let issuer = Arc::new(Issuer::from_der(certificate(row)?, parents(row, rows)?)?);
-        // The keys of an upstream's own CAs never come here.
-        let is_ours = row.upstream.is_none() || name.level == Level::Issuing;
-        let key = match is_ours {
-            true => Some(SigningKey::new(self.parts.keys.load(&name.key_file())?)),
-            false => None,
-        };
-        if key.as_ref().is_some_and(|key| key.spki_der() != issuer.key().spki_der()) {
-            return Err(AuthorityError::OtherKey { name: row.name.clone() });
-        }
-        Ok(Some(Authority { name, state, since, issuer, key, upstream: row.upstream.clone(), last_before: None }))
-    }
-
     /// A clock outside the active authorities' own time would make certificates that nobody accepts.
     fn check_time(&self, authorities: &Authorities) -> Result<(), AuthorityError> {
         let now = self.parts.clock.now();
@@ -409,12 +393,17 @@ impl Keeper {
 
     /// Steps 4 and 5: its CRL is out, it signs from now on, the one before it retires.
     async fn activate(&mut self, name: Name) -> Result<(), AuthorityError> {
-        if let Some(lists) = &self.lists {
-            lists.publish_missing().await.map_err(AuthorityError::Lists)?;
-        }
+        self.publish_lists().await?;
         self.activate_above().await?;
         self.transition(name, Action::CaActivate, State::Active).await?;
         self.retire_all_but(name).await
+    }
+
+    async fn publish_lists(&self) -> Result<(), AuthorityError> {
+        match &self.lists {
+            Some(lists) => lists.publish_missing().await.map_err(AuthorityError::Lists),
+            None => Ok(()),
+        }
     }
 
     async fn retire_all_but(&mut self, name: Name) -> Result<(), AuthorityError> {
@@ -432,7 +421,7 @@ impl Keeper {
         let Some(authority) = authorities.all.iter().find(|a| a.name == name) else {
             return Err(record(&name.to_string(), "it vanished"));
         };
-        self.parts.ledger.append(self.event(action, authority.facts(state), |_| {})).await?;
+        let position = self.parts.ledger.append(self.event(action, authority.facts(state), |_| {})).await?;
         info!(authority = %name, state = state.as_str(), "authority");
         let since = self.parts.clock.now();
         self.publish(|all| {
@@ -441,6 +430,7 @@ impl Keeper {
             }
             all.retain(|slot| slot.state != State::Gone);
         });
+        self.tell(name, action, &position);
         Ok(())
     }
 
@@ -453,6 +443,9 @@ impl Keeper {
     fn event(&self, action: Action, facts: AuthorityFacts, more: impl FnOnce(&mut Event)) -> Event {
         let mut event = self.parts.recorder.event(action, Outcome::Success, self.parts.clock.now());
         event.authority = Some(facts);
+        if let Some(acting) = &self.acting {
+            acting.sign_for(&mut event);
+        }
         more(&mut event);
         event
     }
@@ -465,23 +458,4 @@ fn record(name: &str, why: &'static str) -> AuthorityError {
 /// Unix time / 60, as the index counts.
 fn end_of_minute(minute: i64) -> Option<OffsetDateTime> {
     OffsetDateTime::from_unix_timestamp(minute.checked_add(1)?.checked_mul(60)?).ok()
-}
-
-fn certificate(row: &AuthorityRow) -> Result<Vec<u8>, AuthorityError> {
-    let text = row.certificate.as_deref().unwrap_or_default();
-    STANDARD.decode(text).map_err(|_| record(&row.name, "its certificate is not base64"))
-}
-
-/// The certificates above `row`, nearest first; nothing above a root.
-fn parents(row: &AuthorityRow, rows: &[AuthorityRow]) -> Result<Vec<Vec<u8>>, AuthorityError> {
-    let mut above: Vec<Vec<u8>> = Vec::new();
-    let mut below = Issuer::from_der(certificate(row)?, Vec::new())?;
-    while !below.is_root() && above.len() < LONGEST_CHAIN {
-        let is_parent = |row: &&AuthorityRow| below.issuer_key_id().map(hex::encode).as_ref() == Some(&row.key_id);
-        let Some(parent) = rows.iter().find(is_parent) else { break };
-        let der = certificate(parent)?;
-        below = Issuer::from_der(der.clone(), Vec::new())?;
-        above.push(der);
-    }
-    Ok(above)
 }

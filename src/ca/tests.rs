@@ -26,6 +26,7 @@ use crate::tasks::Tasks;
 use crate::x509::KeyAlgorithm;
 use crate::x509::profile::Profiles;
 
+mod acts;
 mod lives;
 
 const START: OffsetDateTime = datetime!(2026-11-23 12:00 UTC);

@@ -1,4 +1,6 @@
-//! `chancery ca`: roots and issuing CAs, who holds them and what comes next.
+//! `chancery ca`: roots and issuing CAs, who holds them and what comes next; and the operator's hands on them.
+
+pub mod acts;
 
 use clap::{Args, Subcommand};
 use time::OffsetDateTime;
@@ -13,6 +15,12 @@ use crate::proto::chancery::admin::v1 as pb;
 pub enum Ca {
     /// Shows roots and issuing CAs with their state
     Show(Show),
+    /// Has the next issuing CA sign from now on; the one before it stays for its certificates
+    Rotate(acts::Rotate),
+    /// Ends an issuing CA whose key was stolen: another signs, holders get new certificates, it is revoked
+    Taint(acts::Taint),
+    /// Gives up a prepared issuing CA that shall not be used
+    Retire(acts::Retire),
 }
 
 /// `ca show`.
@@ -25,9 +33,19 @@ pub struct Show {
 
 impl Ca {
     pub(crate) async fn run(self, context: &Context) -> Done {
-        let Self::Show(args) = self;
+        match self {
+            Self::Show(args) => args.run(context).await,
+            Self::Rotate(args) => acts::rotate(args, context).await,
+            Self::Taint(args) => acts::taint(args, context).await,
+            Self::Retire(args) => acts::retire(args, context).await,
+        }
+    }
+}
+
+impl Show {
+    async fn run(self, context: &Context) -> Done {
         let mut answer = context.admin().await?.list_authorities(pb::ListAuthoritiesRequest {}).await?.into_inner();
-        if !args.all {
+        if !self.all {
             answer.authorities.retain(|authority| authority.state != "gone");
         }
         let screen = &context.screen;
@@ -98,6 +116,7 @@ fn under(issuing: &pb::Authority, now: OffsetDateTime) -> String {
     match (issuing.state.as_str(), &issuing.last_expires_at) {
         ("retiring", Some(last)) => format!("{certificates} left, the last expires {}", relative(last, now)),
         ("prepared", _) => "signs nothing yet".to_owned(),
+        ("tainted", _) => format!("revoked; {certificates} left, refused everywhere"),
         _ => certificates,
     }
 }
@@ -155,6 +174,7 @@ mod tests {
                 authority("issuing 3", "issuing", "retiring", "root 1 key"),
                 active,
                 authority("issuing 5", "issuing", "prepared", "root 1 key"),
+                authority("issuing 2", "issuing", "tainted", "root 1 key"),
             ],
         };
         golden::check("ca-show.txt", &show_screen(&list, datetime!(2026-11-23 13:00 UTC), Paint::PLAIN));

@@ -1,7 +1,7 @@
 //! `chancery cert`: what was issued, one of them whole, a certificate for the operator's own key; and the operator's hands:
 //! rotate, revoke, release.
 
-mod choice;
+pub(super) mod choice;
 pub mod revoke;
 pub mod rotate;
 

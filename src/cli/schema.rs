@@ -8,7 +8,7 @@ use super::ledger::{RecoverLog, RecoverOutput};
 use super::probe::{CertificateOutput, Entry, ProbeOutput};
 use super::records::RecordOutput;
 use super::verify::{VerifiedLog, VerifyOutput};
-use super::{bench, cert, config_file, policy};
+use super::{bench, ca, cert, config_file, policy};
 use crate::proto::chancery::admin::v1 as pb;
 
 const HEAD: &str = "\
@@ -217,12 +217,48 @@ fn of_hands(page: &mut String) {
         reissued: Some(rotated),
         ..Default::default()
     };
+    of_authorities(page, revoked.reissued.clone());
     section(page, "cert revoke", &revoked);
     let pattern = || "spiffe://example.org/ns/pay/sa/api".to_owned();
     section(page, "cert release PATTERN", &pb::Released { record: RECORD.into(), pattern: pattern() });
     let deny =
         pb::Deny { pattern: pattern(), since: BEGIN.into(), reason: "keyCompromise".into(), record: RECORD.into() };
     section(page, "cert list --denied", &pb::DenyList { denies: vec![deny] });
+}
+
+fn of_authorities(page: &mut String, reissued: Option<cert::rotate::RotateOutput>) {
+    let step = |step: &str, authority: &str, record: u32| ca::acts::StepOutput {
+        step: step.into(),
+        authority: authority.into(),
+        record: format!("example.org/ledger/ca-2026#{record}"),
+    };
+    let tainted = ca::acts::ActOutput {
+        authority: "issuing 1".into(),
+        state: "active".into(),
+        makes_new: true,
+        live_certificates: 214,
+        last_expires_at: Some(END.into()),
+        connected: 213,
+        over_tcp: 12,
+        not_connected: 1,
+        beside: vec!["issuing 2".into()],
+        record: Some(RECORD.into()),
+        steps: vec![
+            step("prepared", "issuing 3", 12),
+            step("activated", "issuing 3", 15),
+            step("tainted", "issuing 1", 16),
+            step("revoked", "issuing 1", 444),
+        ],
+        reissued,
+        crls: vec![crl()],
+        streams: Some(428),
+        acked: 428,
+        elapsed_us: 941_000,
+        ..Default::default()
+    };
+    section(page, "ca taint NAME` and, without `tainted` and `revoked`, `ca rotate issuing", &tainted);
+    let retired = pb::AuthorityRetired { name: "issuing 2".into(), record: RECORD.into(), act: RECORD.into() };
+    section(page, "ca retire NAME", &retired);
 }
 
 fn of_policy(page: &mut String) {

@@ -94,7 +94,13 @@ impl Revoker {
         tell(told, step);
 
         // 5. and 6. Sign and publish.
-        self.relist(&mut book, &order, revoked, now, told).await?;
+        let mut touched = BTreeSet::new();
+        for one in revoked {
+            let entry = CrlEntry { serial: one.serial, revoked_at: now, reason: order.reason };
+            book.add(&one.issuer_key_id, entry, one.expires);
+            touched.insert(one.issuer_key_id.clone());
+        }
+        self.relist(&mut book, &touched, order.template.request_id.as_deref(), told).await?;
         match done.stopped {
             None => Ok(()),
             Some(source) => Err(RevokeError::Partly { revoked: count(revoked), left: count(left), source }),
@@ -162,7 +168,7 @@ impl Revoker {
         event
     }
 
-    fn worded(&self, template: &Event, action: Action, subject: &str, now: OffsetDateTime) -> Event {
+    pub(super) fn worded(&self, template: &Event, action: Action, subject: &str, now: OffsetDateTime) -> Event {
         let mut event = self.0.recorder.event(action, Outcome::Success, now);
         event.actor.clone_from(&template.actor);
         event.source.clone_from(&template.source);
@@ -174,28 +180,21 @@ impl Revoker {
         event
     }
 
-    /// Puts `revoked` on their lists, signs those and publishes them together.
-    async fn relist(
+    /// Signs the lists of `touched`, which are key identifiers in hex, as the book has them, and publishes them together.
+    pub(super) async fn relist(
         &self,
         book: &mut Book,
-        order: &Order,
-        revoked: &[Chosen],
-        now: OffsetDateTime,
+        touched: &BTreeSet<String>,
+        request_id: Option<&str>,
         told: &mpsc::Sender<Step>,
     ) -> Result<(), RevokeError> {
-        let mut touched = BTreeSet::new();
-        for one in revoked {
-            let entry = CrlEntry { serial: one.serial, revoked_at: now, reason: order.reason };
-            book.add(&one.issuer_key_id, entry, one.expires);
-            touched.insert(one.issuer_key_id.as_str());
-        }
         let authorities = Arc::clone(&self.0.street.authorities().borrow());
         let (mut signed, mut failed) = (Vec::new(), None);
         for authority in authorities.iter() {
-            if !touched.contains(hex::encode(authority.issuer().key_id()).as_str()) {
+            if !touched.contains(&hex::encode(authority.issuer().key_id())) {
                 continue;
             }
-            let cause = Cause::Revocation { request_id: order.template.request_id.clone() };
+            let cause = Cause::Revocation { request_id: request_id.map(str::to_owned) };
             match self.make(book, authority, &cause).await {
                 Ok(listed) => signed.push(listed),
                 Err(failure) => failed = Some(failure.to_string()),
@@ -246,7 +245,7 @@ fn unmark(standing: &Standing, chosen: &[Chosen]) {
 }
 
 /// Steps have room for all that there are; whoever does not listen any more misses them.
-fn tell(told: &mpsc::Sender<Step>, step: Step) {
+pub(super) fn tell(told: &mpsc::Sender<Step>, step: Step) {
     if told.try_send(step).is_err() {
         warn!("nobody waits for a revocation that goes on");
     }
@@ -262,6 +261,6 @@ fn end(one: &Chosen) -> OffsetDateTime {
 
 /// Whether a record that failed like this is surely not in the ledger. After other failures the next opening may find
 /// it, and doubt refuses.
-fn surely_absent(failure: &LedgerError) -> bool {
+pub(super) fn surely_absent(failure: &LedgerError) -> bool {
     matches!(failure, LedgerError::Full { .. } | LedgerError::Record(_) | LedgerError::Batch { .. })
 }

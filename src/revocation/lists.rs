@@ -11,6 +11,7 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::authority::Unfinished;
 use super::cache::{self, Kept};
 use super::listed::{CrlSet, Listed};
 use super::{CrlTimes, Inner, Revoker, RevokerParts};
@@ -103,6 +104,8 @@ pub(super) struct Book {
     numbers: BTreeMap<String, u64>,
     /// Signed while the ledger took no records, oldest first.
     unrecorded: Vec<CrlFacts>,
+    /// Taints that a stop cut short.
+    pub(super) unfinished: Vec<Unfinished>,
 }
 
 impl Book {
@@ -114,7 +117,10 @@ impl Book {
             standing.deny(&deny.pattern, why);
         }
         let mut marks = Vec::new();
-        for row in parts.store.revoked(now.unix_timestamp())? {
+        let revoked = parts.store.revoked(now.unix_timestamp())?;
+        let authorities = Arc::clone(&parts.street.authorities().borrow());
+        book.unfinished = Unfinished::among(authorities.iter(), &parts.store.authorities()?, &revoked);
+        for row in revoked {
             let (Ok(serial), Ok(expires)) =
                 (Serial::from_hex(&row.serial), OffsetDateTime::from_unix_timestamp(row.expires))
             else {
@@ -127,7 +133,6 @@ impl Book {
             marks.push((row.serial, expires));
         }
         standing.revoke(marks);
-        let authorities = Arc::clone(&parts.street.authorities().borrow());
         for authority in authorities.iter() {
             book.take_back(parts, authority, now)?;
         }
@@ -246,7 +251,7 @@ impl Revoker {
             cache::remove(&self.0.directory, &gone);
         }
         self.0.street.standing().forget_before(now - KEPT_AFTER_END);
-        let mut failures = Vec::new();
+        let mut failures = self.finish_taints(&mut book).await;
         if let Err(failure) = self.0.record_unrecorded(&mut book).await {
             warn!(error = %failure, "CRLs that were made without a record are not recorded yet");
         }

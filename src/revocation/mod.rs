@@ -8,6 +8,7 @@
 //! revocation must not wait for another limit.
 //!
 //! - `act` carries a revocation out, step by step: read it first;
+//! - `authority` does the same for the certificate of an authority that is tainted;
 //! - `select` finds the certificates that an order means;
 //! - `lists` knows what is on each CRL, makes and renews them, and hands the bundle to `feed`;
 //! - `cache` keeps them in files, so that a restart changes no bundle.
@@ -15,6 +16,7 @@
 //! Callers: the admin service through `app`, and `app` itself, which starts [`Revoker::keep`].
 
 mod act;
+mod authority;
 mod cache;
 mod imported;
 mod listed;
@@ -33,6 +35,7 @@ use tokio::sync::{Mutex, Notify, mpsc, watch};
 use crate::audit::event::{Event, Recorder};
 use crate::audit::ledger::{Ledger, LedgerError, Position};
 use crate::ca::issue::Street;
+use crate::ca::slot::Name;
 use crate::clock::Clock;
 use crate::feed::Feed;
 use crate::identity::{SpiffeId, TrustDomain};
@@ -89,6 +92,17 @@ pub struct Order {
     /// Why.
     pub reason: Reason,
     /// Actor, source, request id and change (`what`: `cert.revoke`) of every record; action and subject are set here.
+    pub template: Event,
+}
+
+/// The revocation of a tainted authority's certificate.
+#[derive(Debug, Clone)]
+pub struct AuthorityOrder {
+    /// Which authority.
+    pub name: Name,
+    /// Why.
+    pub reason: Reason,
+    /// Actor, source, request id and change of the record.
     pub template: Event,
 }
 
@@ -164,6 +178,18 @@ pub enum RevokeError {
     NotDenied {
         /// What.
         pattern: String,
+    },
+    /// An authority is trusted still: only what is tainted is revoked.
+    #[error("{name} is not tainted, so it is not revoked: chancery ca taint")]
+    NotTainted {
+        /// Which.
+        name: Name,
+    },
+    /// The CRL that it would stand on is not ours.
+    #[error("the certificate of {name} is not by a root of this server: revoke it where it was issued")]
+    NotOurs {
+        /// Which.
+        name: Name,
     },
     /// The ledger took no record, so nothing was revoked.
     #[error("nothing was revoked, because it could not be recorded: {0}")]

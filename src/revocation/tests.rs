@@ -6,6 +6,8 @@ use prost::Message;
 use time::OffsetDateTime;
 use time::macros::datetime;
 
+mod authority;
+
 use super::*;
 use crate::app::projection::Projection;
 use crate::audit::event::{Action, CertificateFacts, Outcome};

@@ -4,11 +4,14 @@
 //! found by its place. State (live, expired) is never a column: it depends on the time of asking.
 
 use aws_lc_rs::digest;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::{Activity, Entry};
 use crate::audit::event::{Action, CertificateFacts, Event};
 use crate::clock::parse_rfc3339;
+use crate::x509::chain::Issuer;
 
 /// A certificate that was authorised.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,6 +171,8 @@ pub(super) enum Effect {
     Configured { what: String, after: String },
     /// The certificate of that serial was revoked.
     Revoked { serial: String, revoked: Revoked },
+    /// The certificate of an authority was revoked.
+    AuthorityRevoked(Box<RevokedRow>),
     /// An identity was denied.
     Denied(Box<DenyRow>),
     /// The deny of exactly this pattern was lifted.
@@ -201,6 +206,9 @@ pub(super) fn effect(entry: &Entry<'_>) -> Option<Effect> {
         // A log that follows a pruned one opens with the authorities that live on, and with what is denied.
         Action::LedgerSnapshot if event.authority.is_none() => denied(entry),
         Action::LedgerSnapshot => authority(entry).map(Box::new).map(Effect::Authority),
+        Action::CertificateRevoke if event.authority.is_some() => {
+            authority_revoked(entry).map(Box::new).map(Effect::AuthorityRevoked)
+        }
         Action::CertificateRevoke => {
             let (at, reason) = (event.time.clone(), event.reason.clone().unwrap_or_default());
             Some(Effect::Revoked {
@@ -365,6 +373,20 @@ fn authority(entry: &Entry<'_>) -> Option<AuthorityRow> {
         since: entry.event.time.clone(),
         log: entry.log.to_owned(),
         index: entry.index,
+    })
+}
+
+/// The record holds the certificate, so that this needs no other record.
+fn authority_revoked(entry: &Entry<'_>) -> Option<RevokedRow> {
+    let (event, certificate) = (entry.event, entry.event.authority.as_ref()?.certificate.as_ref()?);
+    let issuer = Issuer::from_der(STANDARD.decode(certificate).ok()?, Vec::new()).ok()?;
+    Some(RevokedRow {
+        serial: issuer.serial()?.hex(),
+        issuer_key_id: hex::encode(issuer.issuer_key_id()?),
+        expires: issuer.not_after().unix_timestamp(),
+        revoked_at: event.time.clone(),
+        reason: event.reason.clone().unwrap_or_default(),
+        record: id(entry),
     })
 }
 

@@ -13,6 +13,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::FromDer;
 
+use super::Serial;
 use super::algorithm::SignatureAlgorithm;
 use super::der::{self, NotDer, Reader};
 use super::key::{KeyFault, SubjectKey};
@@ -151,6 +152,7 @@ struct Authority {
     key: SubjectKey,
     key_id: Vec<u8>,
     issuer_key_id: Option<Vec<u8>>,
+    serial: Option<Serial>,
     not_before: OffsetDateTime,
     not_after: OffsetDateTime,
     path_length: Option<u32>,
@@ -209,10 +211,16 @@ impl Issuer {
         &self.own.key_id
     }
 
-    /// Its issuer's key identifier, where it names one.
+    /// The key identifier of the CA above it, as its certificate says; a root may leave it out.
     #[must_use]
     pub fn issuer_key_id(&self) -> Option<&[u8]> {
         self.own.issuer_key_id.as_deref()
+    }
+
+    /// Its certificate's serial, where it is one of the form that we give.
+    #[must_use]
+    pub fn serial(&self) -> Option<Serial> {
+        self.own.serial
     }
 
     /// Its public key.
@@ -311,8 +319,10 @@ impl Authority {
             return Err(IssuerError::NeverValid { name });
         }
         let issuer = certificate.issuer().as_raw().to_vec();
+        let serial = <[u8; 16]>::try_from(certificate.raw_serial()).ok().and_then(Serial::from_bytes);
         let read = Self {
             name,
+            serial,
             subject,
             issuer,
             key,

@@ -116,6 +116,12 @@ impl Update {
         let Some(Type::ValidationContext(context)) = &self.secret.r#type else { panic!("no roots: {self:?}") };
         bytes(context.trusted_ca.as_ref())
     }
+
+    /// The CRLs, PEM.
+    pub fn crls(&self) -> Vec<u8> {
+        let Some(Type::ValidationContext(context)) = &self.secret.r#type else { panic!("no roots: {self:?}") };
+        bytes(context.crl.as_ref())
+    }
 }
 
 /// The serial of a chain's first certificate, as records spell it.

@@ -14,6 +14,7 @@ use tonic::Status;
 
 use crate::attest::AttestError;
 use crate::audit::event::{Event, Sealed};
+use crate::ca::authority::acts::{Act, Told};
 use crate::ca::standing::Denied;
 use crate::caller::Caller;
 use crate::feed::LiveProxy;
@@ -21,7 +22,7 @@ use crate::feed::forced::{Delivery, Rotation};
 use crate::identity::SpiffeId;
 use crate::policy::Policy;
 use crate::proto::chancery::admin::v1 as pb;
-use crate::revocation::{CrlState, Order, RevokeError, Step};
+use crate::revocation::{AuthorityOrder, CrlState, Order, RevokeError, Step};
 use crate::store::CertificateRow;
 
 /// A request for a certificate whose key stays with the operator.
@@ -107,7 +108,7 @@ pub trait Backend: Send + Sync + 'static {
     fn facts(&self) -> ServerFacts;
 }
 
-/// Feed and revocation, as an operator's hands use them.
+/// Feed, revocation and the keeper of the authorities, as an operator's hands use them.
 pub trait Hands: Send + Sync + 'static {
     /// What live streams hold, oldest first.
     fn live(&self) -> Vec<LiveProxy>;
@@ -116,6 +117,11 @@ pub trait Hands: Send + Sync + 'static {
     /// Revokes. Each step as it is done, and at most one error, which is the last; the end when all of it is done. It
     /// goes on to its end when nobody listens.
     fn revoke(&self, order: Order) -> mpsc::Receiver<Result<Step, RevokeError>>;
+    /// Revokes the certificate of a tainted authority; tells and goes on as [`Self::revoke`] does.
+    fn revoke_authority(&self, order: AuthorityOrder) -> mpsc::Receiver<Result<Step, RevokeError>>;
+    /// Has the keeper of the authorities do something. Each step, then whether all of it was done; no last word when the
+    /// server stops meanwhile. It goes on to its end when nobody listens.
+    fn order(&self, act: Act, template: Event) -> mpsc::Receiver<Told>;
     /// Lifts the deny of exactly `pattern`; its record's id.
     fn release<'a>(&'a self, pattern: &'a str, template: Event) -> BoxFuture<'a, Result<String, RevokeError>>;
     /// Every deny with its pattern, sorted.

@@ -205,6 +205,11 @@ fn authority(row: AuthorityRow) -> pb::Authority {
     }
 }
 
+/// When the certificate of an authority ends, for people.
+pub(super) fn end_of(row: &AuthorityRow) -> String {
+    authority(row.clone()).not_after
+}
+
 /// What the index's failure means to the one who asked.
 pub(super) fn index_status(error: StoreError) -> Status {
     match error {

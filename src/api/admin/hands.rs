@@ -35,28 +35,28 @@ const WAITING_MESSAGES: usize = 64;
 const SLOWEST_READER: Duration = Duration::from_secs(5);
 
 /// How long holders have to take over new certificates before the old ones are revoked all the same.
-const LONGEST_REISSUE: Duration = Duration::from_secs(120);
+pub(super) const LONGEST_REISSUE: Duration = Duration::from_secs(120);
 
 /// How long the delivery of a bundle is watched.
-const LONGEST_WATCH: Duration = Duration::from_secs(600);
+pub(super) const LONGEST_WATCH: Duration = Duration::from_secs(600);
 
 /// How long the first look at a delivery comes after the one before, and the last.
-const LOOKS: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(200));
+pub(super) const LOOKS: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(200));
 
 /// What happens, as it happens.
 pub(super) type Progress<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Tells an operator what happens, as long as that one listens.
-struct Teller<T>(Option<mpsc::Sender<Result<T, Status>>>);
+pub(super) struct Teller<T>(Option<mpsc::Sender<Result<T, Status>>>);
 
 impl<T: Send + 'static> Teller<T> {
-    fn new() -> (Self, Response<Progress<T>>) {
+    pub(super) fn new() -> (Self, Response<Progress<T>>) {
         let (told, mut messages) = mpsc::channel(WAITING_MESSAGES);
         let stream = futures::stream::poll_fn(move |cx| messages.poll_recv(cx));
         (Self(Some(told)), Response::new(Box::pin(stream)))
     }
 
-    async fn tell(&mut self, message: Result<T, Status>) {
+    pub(super) async fn tell(&mut self, message: Result<T, Status>) {
         let Some(told) = &self.0 else { return };
         let message = message.map_err(status::bounded);
         if !matches!(tokio::time::timeout(SLOWEST_READER, told.send(message)).await, Ok(Ok(()))) {
@@ -64,19 +64,19 @@ impl<T: Send + 'static> Teller<T> {
         }
     }
 
-    fn listens(&self) -> bool {
+    pub(super) fn listens(&self) -> bool {
         self.0.as_ref().is_some_and(|told| !told.is_closed())
     }
 }
 
-fn words(text: &str, what: &str) -> Result<Option<String>, Status> {
+pub(super) fn words(text: &str, what: &str) -> Result<Option<String>, Status> {
     if text.chars().count() > LONGEST_WORDS {
         return Err(Status::invalid_argument(format!("the {what} has more than {LONGEST_WORDS} characters")));
     }
     Ok((!text.is_empty()).then(|| text.to_owned()))
 }
 
-fn wide(count: usize) -> u64 {
+pub(super) fn wide(count: usize) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
 }
 
@@ -151,7 +151,7 @@ fn nothing_to_rotate(choice: &Choice, not_connected: u64) -> String {
     }
 }
 
-fn start_rotation(sources: &Sources, meant: &HashSet<String>) -> Rotation {
+pub(super) fn start_rotation(sources: &Sources, meant: &HashSet<String>) -> Rotation {
     sources.hands.rotate(&|proxy| proxy.serial.as_ref().is_some_and(|serial| meant.contains(serial)))
 }
 
@@ -170,7 +170,7 @@ fn rotated(proxy: &LiveProxy, new: Option<String>, state: &str, detail: Option<S
     }
 }
 
-fn outcome(proxy: &LiveProxy, step: &Rotated) -> pb::RotatedCertificate {
+pub(super) fn outcome(proxy: &LiveProxy, step: &Rotated) -> pb::RotatedCertificate {
     let (state, detail) = match &step.outcome {
         Outcome::Pushed => ("pushed", None),
         Outcome::Acked => ("acked", None),
@@ -237,7 +237,7 @@ fn possible(sources: &Sources, choice: &Choice, found: &Chosen, reissue: bool) -
     Err(status::of_revoke(&why))
 }
 
-fn parse_reason(text: &str) -> Result<Reason, Status> {
+pub(super) fn parse_reason(text: &str) -> Result<Reason, Status> {
     match text {
         "" => Ok(Reason::Unspecified),
         text => Reason::parse(text).ok_or_else(|| {
@@ -417,7 +417,7 @@ pub(super) fn crl_states(sources: &Sources) -> Vec<pb::Crl> {
     sources.hands.crls().into_iter().map(|crl| crl_state(crl, now)).collect()
 }
 
-fn crl_state(crl: CrlState, now: OffsetDateTime) -> pb::Crl {
+pub(super) fn crl_state(crl: CrlState, now: OffsetDateTime) -> pb::Crl {
     pb::Crl {
         state: freshness(&crl, now).to_owned(),
         issuer: crl.issuer,

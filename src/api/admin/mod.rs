@@ -5,6 +5,7 @@
 //! street as everybody's. The service holds no state of its own: it asks [`backend`], the ledger and the index.
 
 mod acts;
+mod authorities;
 pub mod backend;
 mod certificates;
 pub mod change;

@@ -71,6 +71,9 @@ rights! {
     ReloadRequest, "Reload", "reload", Admin, "reads policy and configuration again, as SIGHUP does";
     RecordVerificationRequest, "RecordVerification", "audit.verify", Admin,
         "puts the result of `audit verify` on record";
+    RotateAuthorityRequest, "RotateAuthority", "ca.rotate", Admin, "`ca rotate`";
+    TaintAuthorityRequest, "TaintAuthority", "ca.taint", Admin, "`ca taint`";
+    RetireAuthorityRequest, "RetireAuthority", "ca.retire", Admin, "`ca retire`";
 }
 
 /// What revokes more than one identity takes an admin.

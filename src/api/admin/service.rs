@@ -11,7 +11,7 @@ use super::acts::Operator;
 use super::backend::IssueAsk;
 use super::certificates::index_status;
 use super::records::Filter;
-use super::{change, hands, rules};
+use super::{authorities, change, hands, rules};
 use crate::audit::event::{Action, Outcome};
 use crate::caller::Caller;
 use crate::clock::rfc3339_seconds;
@@ -270,5 +270,30 @@ impl Admin for AdminService {
         }
         let id = self.0.ledger.append(event).await?;
         Ok(Response::new(pb::Recorded { id }))
+    }
+
+    type RotateAuthorityStream = hands::Progress<pb::AuthorityProgress>;
+
+    async fn rotate_authority(
+        &self,
+        request: Request<pb::RotateAuthorityRequest>,
+    ) -> Result<Response<Self::RotateAuthorityStream>, Status> {
+        authorities::rotate(&self.0, request).await
+    }
+
+    type TaintAuthorityStream = hands::Progress<pb::AuthorityProgress>;
+
+    async fn taint_authority(
+        &self,
+        request: Request<pb::TaintAuthorityRequest>,
+    ) -> Result<Response<Self::TaintAuthorityStream>, Status> {
+        authorities::taint(&self.0, request).await
+    }
+
+    async fn retire_authority(
+        &self,
+        request: Request<pb::RetireAuthorityRequest>,
+    ) -> Result<Response<pb::AuthorityRetired>, Status> {
+        authorities::retire(&self.0, request).await
     }
 }

@@ -1,5 +1,6 @@
 //! The service over a real Unix socket, with a ledger in memory and a fake server behind it.
 
+mod authorities;
 mod change;
 mod follow;
 mod gate;

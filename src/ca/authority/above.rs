@@ -161,10 +161,11 @@ impl Keeper {
             event.refers_to = Some(position.to_string());
             event.certificate = Some(received.facts);
         });
-        self.parts.ledger.append(event).await?;
+        let position = self.parts.ledger.append(event).await?;
         let not_after = rfc3339_seconds(authority.issuer().not_after());
         info!(authority = %name, upstream, not_after, "prepared");
         self.publish(|all| all.push(Arc::new(authority)));
+        self.tell(name, Action::CaPrepare, &position);
         Ok(name)
     }
 

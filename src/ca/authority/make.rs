@@ -54,6 +54,7 @@ impl Keeper {
         self.parts.ledger.append(event).await?;
         info!(authority = %name, not_after = %rfc3339_seconds(authority.issuer.not_after()), "prepared");
         self.publish(|all| all.push(Arc::new(authority)));
+        self.tell(name, Action::CaPrepare, &issuance.position);
         Ok(name)
     }
 

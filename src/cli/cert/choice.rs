@@ -46,7 +46,7 @@ impl Choice {
 }
 
 /// Asks on the terminal whether to go on; without one, `--yes` must have said so.
-pub(super) fn confirm(screen: &Screen, what: &str, yes: bool) -> Result<(), Failure> {
+pub(in crate::cli) fn confirm(screen: &Screen, what: &str, yes: bool) -> Result<(), Failure> {
     if yes {
         return Ok(());
     }
@@ -65,25 +65,25 @@ pub(super) fn confirm(screen: &Screen, what: &str, yes: bool) -> Result<(), Fail
 }
 
 /// A line on the terminal that the next one replaces; nothing where nobody watches.
-pub(super) struct Ticker(bool);
+pub(in crate::cli) struct Ticker(bool);
 
 impl Ticker {
-    pub(super) fn new(screen: &Screen) -> Self {
+    pub(in crate::cli) fn new(screen: &Screen) -> Self {
         Self(screen.format == Format::Text && std::io::stderr().is_terminal())
     }
 
-    pub(super) fn show(&self, line: &str) {
+    pub(in crate::cli) fn show(&self, line: &str) {
         if self.0 {
             eprint!("\r\u{1b}[K{line}");
         }
     }
 
-    pub(super) fn clear(&self) {
+    pub(in crate::cli) fn clear(&self) {
         self.show("");
     }
 }
 
 /// A span of time, as `5s`.
-pub(super) fn span(text: &str) -> Result<Duration, String> {
+pub(in crate::cli) fn span(text: &str) -> Result<Duration, String> {
     parse_span(text).map_err(|error| error.to_string())
 }

@@ -59,14 +59,14 @@ pub struct RotateOutput {
 
 /// What became of each, as it is told; the last word about one counts.
 #[derive(Debug, Default)]
-pub(super) struct Report {
+pub(in crate::cli) struct Report {
     certificates: Vec<pb::RotatedCertificate>,
     places: HashMap<String, usize>,
     ended: u64,
 }
 
 impl Report {
-    pub(super) fn take(&mut self, one: pb::RotatedCertificate) {
+    pub(in crate::cli) fn take(&mut self, one: pb::RotatedCertificate) {
         self.ended += u64::from(one.state != "pushed");
         match self.places.get(&one.serial).and_then(|place| self.certificates.get_mut(*place)) {
             Some(known) => *known = one,
@@ -78,12 +78,12 @@ impl Report {
     }
 
     /// How many are over.
-    pub(super) fn ended(&self) -> u64 {
+    pub(in crate::cli) fn ended(&self) -> u64 {
         self.ended
     }
 
     /// Sums up; what was pushed and never answered for counts as gone.
-    pub(super) fn sum_up(self, into: &mut RotateOutput) {
+    pub(in crate::cli) fn sum_up(self, into: &mut RotateOutput) {
         let of = |state: &str| {
             let number = self.certificates.iter().filter(|one| one.state == state).count();
             u64::try_from(number).unwrap_or(u64::MAX)
@@ -185,7 +185,7 @@ pub(super) fn done_screen(done: &RotateOutput, paint: Paint) -> String {
 }
 
 /// `2 acknowledged, 1 refused by its proxy`.
-pub(super) fn sums(done: &RotateOutput, paint: Paint) -> String {
+pub(in crate::cli) fn sums(done: &RotateOutput, paint: Paint) -> String {
     let parts = [
         (done.acked, "acknowledged", false),
         (done.nacked, "refused by their proxies", true),
@@ -201,7 +201,7 @@ pub(super) fn sums(done: &RotateOutput, paint: Paint) -> String {
 }
 
 /// The report, one line each: what needs a look first.
-pub(super) fn rows(certificates: &[pb::RotatedCertificate], paint: Paint) -> String {
+pub(in crate::cli) fn rows(certificates: &[pb::RotatedCertificate], paint: Paint) -> String {
     if certificates.is_empty() {
         return String::new();
     }

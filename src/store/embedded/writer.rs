@@ -103,6 +103,7 @@ impl<'t> Writer<'t> {
             }
             Some(Effect::SignatureFailed { log, index }) => self.amend(&log, index, |row| row.failed = true),
             Some(Effect::Revoked { serial, revoked }) => self.revoke(&serial, &revoked),
+            Some(Effect::AuthorityRevoked(row)) => self.revoke_authority(&row),
             Some(Effect::Denied(row)) => self.deny(&row),
             Some(Effect::Released { pattern }) => {
                 self.denies.remove(pattern.as_str()).map_err(db)?;
@@ -157,6 +158,15 @@ impl<'t> Writer<'t> {
         };
         self.revoked.insert((row.expires, serial), serde_json::to_vec(&entry)?.as_slice()).map_err(db)?;
         self.bucket(&row, |(all, revoked)| (all, revoked + 1))
+    }
+
+    /// The first revocation counts here too. An authority is in no list of certificates.
+    fn revoke_authority(&mut self, row: &RevokedRow) -> Result<(), StoreError> {
+        let key = (row.expires, row.serial.as_str());
+        if self.revoked.get(key).map_err(db)?.is_none() {
+            self.revoked.insert(key, serde_json::to_vec(row)?.as_slice()).map_err(db)?;
+        }
+        Ok(())
     }
 
     fn is_denied(&self, identity: &str) -> Result<bool, StoreError> {

@@ -7,11 +7,12 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::api::admin::backend::Hands;
 use crate::audit::ledger::Position;
+use crate::ca::authority::acts::{Act, ActError, Told};
 use crate::ca::standing::Denied;
 use crate::feed::LiveProxy;
 use crate::feed::forced::{Delivery, Outcome as Rotates, Rotated, Rotation};
 use crate::identity::SpiffeId;
-use crate::revocation::{CrlState, Order, RevokeError, Selection, Step};
+use crate::revocation::{AuthorityOrder, CrlState, Order, RevokeError, Selection, Step};
 use crate::x509::crl::Reason;
 
 const API: &str = "spiffe://example.org/ns/pay/sa/api";
@@ -22,6 +23,8 @@ const OLD: &str = "spiffe://example.org/ns/old/*";
 pub(super) struct FakeHands {
     pub(super) orders: Mutex<Vec<Order>>,
     pub(super) released: Mutex<Vec<Event>>,
+    pub(super) tainted: Mutex<Vec<AuthorityOrder>>,
+    pub(super) acts: Mutex<Vec<(Act, Event)>>,
     rotations: AtomicU64,
     looks: AtomicU64,
     tasks: crate::tasks::Tasks,
@@ -92,6 +95,22 @@ impl Hands for FakeHands {
         told.try_send(Ok(Step::Signed { crls: vec![crl()] })).unwrap();
         told.try_send(Ok(Step::Published { bundle_version: "77".into() })).unwrap();
         steps
+    }
+
+    fn revoke_authority(&self, order: AuthorityOrder) -> mpsc::Receiver<Result<Step, RevokeError>> {
+        self.tainted.lock().unwrap().push(order);
+        let (told, steps) = mpsc::channel(4);
+        told.try_send(Ok(Step::Recorded { first: at(8), last: at(8), revoked: 1, denied: None })).unwrap();
+        told.try_send(Ok(Step::Signed { crls: vec![crl()] })).unwrap();
+        told.try_send(Ok(Step::Published { bundle_version: "78".into() })).unwrap();
+        steps
+    }
+
+    fn order(&self, act: Act, template: Event) -> mpsc::Receiver<Told> {
+        self.acts.lock().unwrap().push((act, template));
+        let (told, words) = mpsc::channel(4);
+        told.try_send(Told::Failed(ActError::Busy)).unwrap();
+        words
     }
 
     fn release<'a>(&'a self, pattern: &'a str, template: Event) -> BoxFuture<'a, Result<String, RevokeError>> {
