@@ -85,6 +85,10 @@ impl Revoker {
             match self.end_authority(book, &order, &mpsc::channel(STEPS).0).await {
                 Ok(()) => warn!(authority = %unfinished.name, "a taint that was cut short is finished"),
                 Err(RevokeError::AlreadyRevoked { .. }) => {}
+                // Trying again would change nothing, and must not keep other lists back.
+                Err(why @ (RevokeError::NotOurs { .. } | RevokeError::NotTainted { .. })) => {
+                    warn!(authority = %unfinished.name, error = %why, "a taint cannot be finished here");
+                }
                 Err(failure) => {
                     failures.push(format!("{} is tainted and not revoked: {failure}", unfinished.name));
                     left.push(unfinished);
