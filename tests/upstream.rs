@@ -110,8 +110,18 @@ fn a_root_in_vault_signs_and_two_envoys_talk_with_every_crl_checked() {
     pair.wait_until_it_works();
     let load = Load::start(pair.client.listener());
     let chancery = &pair.chancery;
+    // The next issuing CA comes from Vault too, under the same root.
+    let roots = chancery.run(&["bundle", "show"]).expect(0).out;
+    chancery.run(&["ca", "rotate", "issuing"]).expect(0);
+    assert_eq!(chancery.run(&["bundle", "show"]).expect(0).out, roots);
+    let mut states = authorities(chancery);
+    states.sort();
+    let expected =
+        [("intermediate 1", "active"), ("issuing 1", "retiring"), ("issuing 2", "active"), ("root 1", "active")];
+    assert_eq!(states, expected.map(|(name, state)| (name.to_owned(), state.to_owned())));
     // While Vault is sealed everything goes on, a forced renewal and a new start of the server too.
     vault.seal();
+    chancery.run(&["ca", "rotate", "issuing"]).expect(1).expect_words(&["is sealed", "unseal it"]);
     chancery.run(&["cert", "rotate", "--all", "--yes"]).expect(0);
     load.wait_for(500);
     load.stop().expect_none_failed(500);

@@ -136,8 +136,7 @@ impl State {
         let (tasks, ledger_tasks) = (Tasks::new(), Tasks::new());
         let recorder = Recorder::new(entropy.clone());
         let directory = DataDirectory::open(&settings.data_dir, &settings.trust_domain)?;
-        let policy = Arc::new(read_policy(settings, &directory)?);
-        let keys = sealed_keys(settings, &directory)?;
+        let (policy, keys) = (Arc::new(read_policy(settings, &directory)?), sealed_keys(settings, &directory)?);
         let personal = Arc::new(ErasurePool::open(&directory.path().join("erasure"), entropy.clone())?);
         let options = ledger_options(settings, &directory, checkpoint_key(&keys, &directory)?);
         let (ledger, opened) = Ledger::open(options, clock.clone(), &recorder, &ledger_tasks).await?;

@@ -24,7 +24,7 @@ use time::OffsetDateTime;
 use tokio::sync::watch;
 use tracing::info;
 
-use super::sign::{SignError, SigningKey};
+use super::sign::SignError;
 use super::slot::{Authorities, Authority, Level, Name, State};
 use crate::audit::event::{Action, AuthorityFacts, Event, Outcome, Recorder};
 use crate::audit::ledger::{Ledger, LedgerError, Position};

@@ -10,6 +10,9 @@ use super::exit::Done;
 use super::screen::{Paint, Table, count, date, relative, thousands};
 use crate::proto::chancery::admin::v1 as pb;
 
+/// How many CAs may stand below one another on the screen.
+const MOST_BELOW: usize = 5;
+
 /// The authorities of this server.
 #[derive(Debug, Subcommand)]
 pub enum Ca {
@@ -58,21 +61,35 @@ fn show_screen(list: &pb::AuthorityList, now: OffsetDateTime, paint: Paint) -> S
     let (roots, others): (Vec<_>, Vec<_>) = list.authorities.iter().partition(|one| one.level == "root");
     for root in &roots {
         table.row([root.name.clone(), state(root, paint), until(root, now), held(root), crl(root, now, paint)]);
-        for issuing in others.iter().filter(|one| one.issuer_key_id == root.key_id) {
-            table.row([
-                format!("└─ {}", issuing.name),
-                state(issuing, paint),
-                until(issuing, now),
-                under(issuing, now),
-                crl(issuing, now, paint),
-            ]);
-        }
+        branch(&mut table, &others, root, 0, (now, paint));
     }
-    for orphan in others.iter().filter(|one| !roots.iter().any(|root| root.key_id == one.issuer_key_id)) {
+    for orphan in others.iter().filter(|one| !list.authorities.iter().any(|other| other.key_id == one.issuer_key_id)) {
         let cells = [orphan.name.clone(), state(orphan, paint), until(orphan, now), under(orphan, now)];
         table.row(cells.into_iter().chain([crl(orphan, now, paint)]));
     }
     format!("{}{}", table.render(""), next(list, now))
+}
+
+/// Those below `above`, each with those below it.
+fn branch(
+    table: &mut Table,
+    all: &[&pb::Authority],
+    above: &pb::Authority,
+    depth: usize,
+    (now, paint): (OffsetDateTime, Paint),
+) {
+    for one in all.iter().filter(|one| one.issuer_key_id == above.key_id && one.key_id != above.key_id) {
+        let below = match (&one.upstream, one.level.as_str()) {
+            (Some(upstream), "intermediate") => format!("of {upstream}"),
+            _ => under(one, now),
+        };
+        let name = format!("{}└─ {}", "   ".repeat(depth), one.name);
+        table.row([name, state(one, paint), until(one, now), below, crl(one, now, paint)]);
+        // A chain that was checked is short and has no loops.
+        if depth < MOST_BELOW {
+            branch(table, all, one, depth + 1, (now, paint));
+        }
+    }
 }
 
 fn state(authority: &pb::Authority, paint: Paint) -> String {

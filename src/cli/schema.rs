@@ -163,6 +163,7 @@ fn of_a_server(page: &mut String) {
         serial: SERIAL.into(),
         not_before: BEGIN.into(),
         not_after: "2027-02-21T13:00:00Z".into(),
+        upstream: Some("vault https://vault:8200 pki".into()),
         next_change_at: Some("2027-01-06T13:00:00Z".into()),
         live_certificates: 214,
         last_expires_at: Some(END.into()),

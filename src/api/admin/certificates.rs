@@ -195,6 +195,7 @@ fn authority(row: AuthorityRow) -> pb::Authority {
         issuer_key_id: if row.level == "root" { String::new() } else { issuer_key_id },
         record: format!("{}#{}", row.log, row.index),
         name: row.name,
+        upstream: row.upstream,
         level: row.level,
         state: row.state,
         key_id: row.key_id,

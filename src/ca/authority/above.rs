@@ -131,7 +131,8 @@ impl Keeper {
             let issuer = Arc::new(Issuer::from_der(ca.der().to_vec(), parents)?);
             let (state, since, upstream) = (State::Prepared, self.parts.clock.now(), Some(upstream.to_owned()));
             let authority = Authority { name, state, since, issuer, key: None, upstream, last_before: None };
-            let event = self.event(Action::CaPrepare, authority.facts(state), |_| {});
+            let facts = received::facts(ca, word(level))?;
+            let event = self.event(Action::CaPrepare, authority.facts(state), |event| event.certificate = Some(facts));
             self.parts.ledger.append(event).await?;
             info!(authority = %name, subject = ca.name(), "an upstream's CA is trusted from now on");
             self.publish(|all| all.push(Arc::new(authority)));

@@ -9,6 +9,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
 use crate::audit::event::CertificateFacts;
+use crate::ca::slot::{Level, word};
 use crate::clock::rfc3339_seconds;
 use crate::identity::TrustDomain;
 use crate::toml_reader::render_span;
@@ -134,36 +135,41 @@ pub(super) fn check(
     if end - now < least {
         return Err(ReceivedError::TooShort { not_after: rfc3339_seconds(end), least: render_span(least) });
     }
-    let facts = facts(&issuer, trust_domain)?;
+    check_names(&issuer, trust_domain)?;
+    let facts = facts(&issuer, word(Level::Issuing))?;
     Ok(Received { issuer, above: all, facts })
 }
 
-fn facts(issuer: &Issuer, trust_domain: &TrustDomain) -> Result<CertificateFacts, ReceivedError> {
-    let der = issuer.der();
-    let (_, certificate) = X509Certificate::from_der(der).map_err(|_| IssuerError::Malformed)?;
+/// That its one name is the trust domain's.
+fn check_names(issuer: &Issuer, trust_domain: &TrustDomain) -> Result<(), ReceivedError> {
+    let (_, certificate) = X509Certificate::from_der(issuer.der()).map_err(|_| IssuerError::Malformed)?;
     let names = certificate.subject_alternative_name().map_err(|_| IssuerError::Malformed)?;
     let wanted = trust_domain.id();
     let names = names.map(|names| names.value.general_names.clone()).unwrap_or_default();
     match names.as_slice() {
-        [GeneralName::URI(uri)] if *uri == wanted => {}
+        [GeneralName::URI(uri)] if *uri == wanted => Ok(()),
+        [] => Err(ReceivedError::Names { found: "none".to_owned(), wanted }),
         other => {
             let found = other.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            return Err(ReceivedError::Names {
-                found: if found.is_empty() { "none".to_owned() } else { found },
-                wanted,
-            });
+            Err(ReceivedError::Names { found, wanted })
         }
     }
+}
+
+/// What records say of a certificate that was not drafted here.
+pub(super) fn facts(ca: &Issuer, profile: &str) -> Result<CertificateFacts, IssuerError> {
+    let der = ca.der();
+    let (_, certificate) = X509Certificate::from_der(der).map_err(|_| IssuerError::Malformed)?;
     let tbs = split(der).map_err(|_| IssuerError::Malformed)?.tbs;
-    let above = issuer.chain().get(1..).unwrap_or_default().concat();
+    let above = ca.chain().get(1..).unwrap_or_default().concat();
     Ok(CertificateFacts {
         chain_sha256: hex::encode(digest(&SHA256, &above)),
         der_sha256: Some(hex::encode(digest(&SHA256, der))),
-        issuer_key_id: issuer.issuer_key_id().map(hex::encode).unwrap_or_default(),
-        not_after: rfc3339_seconds(issuer.not_after()),
-        not_before: rfc3339_seconds(issuer.not_before()),
-        profile: "issuing".to_owned(),
-        public_key_sha256: hex::encode(issuer.key().sha256()),
+        issuer_key_id: hex::encode(ca.issuer_key_id().unwrap_or_else(|| ca.key_id())),
+        not_after: rfc3339_seconds(ca.not_after()),
+        not_before: rfc3339_seconds(ca.not_before()),
+        profile: profile.to_owned(),
+        public_key_sha256: hex::encode(ca.key().sha256()),
         serial: hex::encode(certificate.raw_serial()),
         tbs_sha256: hex::encode(digest(&SHA256, tbs)),
         ..CertificateFacts::default()
