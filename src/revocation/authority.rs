@@ -37,7 +37,9 @@ impl Unfinished {
         rows: &[AuthorityRow],
         revoked: &[RevokedRow],
     ) -> Vec<Self> {
-        let tainted = authorities.filter(|authority| authority.state() == State::Tainted);
+        // An upstream revokes by itself what it signed.
+        let tainted =
+            authorities.filter(|authority| authority.state() == State::Tainted).filter(|one| one.upstream().is_none());
         let unfinished = tainted.filter_map(|authority| {
             let serial = authority.issuer().serial()?.hex();
             if revoked.iter().any(|row| row.serial == serial) {
@@ -166,6 +168,6 @@ impl Revoker {
 /// The key identifier (hex) of the authority above, which is one of ours, and the serial that it gave.
 fn above<'a>(authority: &Authority, mut all: impl Iterator<Item = &'a Arc<Authority>>) -> Option<(String, Serial)> {
     let parent = authority.issuer().issuer_key_id()?;
-    let ours = all.any(|other| other.issuer().key_id() == parent && other.name() != authority.name());
+    let ours = all.any(|other| other.issuer().key_id() == parent && other.key().is_some());
     Some((hex::encode(parent), authority.issuer().serial()?)).filter(|_| ours)
 }

@@ -186,7 +186,9 @@ pub enum RevokeError {
         name: Name,
     },
     /// The CRL that it would stand on is not ours.
-    #[error("the certificate of {name} is not by a root of this server: revoke it where it was issued")]
+    #[error(
+        "{name} is replaced, and its certificate is not by a root of this server: revoke its serial (chancery ca show --output json) where it was issued; that CRL is fetched and pushed"
+    )]
     NotOurs {
         /// Which.
         name: Name,

@@ -201,9 +201,11 @@ impl Keeper {
             self.transition(name, Action::CaTaint, State::Tainted).await?;
             return Ok(());
         }
-        // Never one that was prepared before: its key lay where the stolen one lay.
+        // Never one that was prepared or asked for before: its key lay where the stolen one lay.
+        self.pending = None;
         let successor = self.prepare(Level::Issuing).await?;
         self.publish_lists().await?;
+        self.activate_above().await?;
         self.transition(successor, Action::CaActivate, State::Active).await?;
         self.transition(name, Action::CaTaint, State::Tainted).await?;
         Ok(self.retire_all_but(successor).await?)
