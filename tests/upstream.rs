@@ -10,6 +10,7 @@ use crate::harness::chancery::{Chancery, Options, program, said};
 use crate::harness::load::Load;
 use crate::harness::pair::{API, Pair, Setup, WEB};
 use crate::harness::policy::{self, Rule};
+use crate::harness::proxy::{Proxy, Way};
 use crate::harness::vault::Vault;
 use crate::harness::{directory, need, sds};
 
@@ -255,4 +256,78 @@ fn a_bare_client_gets_the_whole_chain_over_sds() {
         .collect();
     assert_eq!(subjects.len(), 3, "{subjects:?}");
     assert!(subjects[1].contains("issuing 1") && subjects[2].contains("Mesh Intermediate"), "{subjects:?}");
+}
+
+/// A certificate for 127.0.0.1 that signed itself: acceptor and PEM.
+fn tls() -> (tokio_rustls::TlsAcceptor, String) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let private = rustls_pki_types::PrivatePkcs8KeyDer::from(key.serialize_der());
+    let settings = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], private.into())
+        .unwrap();
+    (tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(settings)), certificate.pem())
+}
+
+#[test]
+fn vault_is_reached_by_tls_and_only_under_the_ca_that_is_named() {
+    let Some(vault) = need("vault") else { return };
+    let files = directory();
+    let vault = Vault::with_hierarchy(&vault, files.path());
+    let (role_id, secret_id) = vault.app_role(0);
+    let (secret, ca) = (files.path().join("secret-id"), files.path().join("ca.pem"));
+    private(&secret, &secret_id);
+    let (acceptor, pem) = tls();
+    std::fs::write(&ca, pem).unwrap();
+    let proxy = Proxy::to(vault.address(), Some(acceptor));
+    let address = format!("https://{}", proxy.address());
+    let plain = configuration(&vault, &role_id, &secret).replace(vault.url(), &address);
+    refused(&plain, &["cannot be reached", "ca_file"]);
+    let other = files.path().join("other.pem");
+    std::fs::write(&other, tls().1).unwrap();
+    let with = |file: &Path| plain.replace("crl_mounts", &format!("ca_file = \"{}\"\ncrl_mounts", file.display()));
+    refused(&with(&other), &["cannot be reached", "ca_file"]);
+    let chancery = Chancery::with(options(with(&ca)));
+    assert_eq!(authorities(&chancery), active(&["issuing 1", "root 1", "intermediate 1"]));
+}
+
+#[test]
+fn whatever_vault_answers_the_authorities_stay_as_they_are() {
+    let Some(vault) = need("vault") else { return };
+    let files = directory();
+    let vault = Vault::with_hierarchy(&vault, files.path());
+    let (role_id, secret_id) = vault.app_role(0);
+    let secret = files.path().join("secret-id");
+    private(&secret, &secret_id);
+    let proxy = Proxy::to(vault.address(), None);
+    let address = format!("http://{}", proxy.address());
+    let configuration = configuration(&vault, &role_id, &secret).replace(vault.url(), &address);
+    let chancery = Chancery::with(options(configuration.replace("timeout = \"5s\"", "timeout = \"1s\"")));
+    let before = authorities(&chancery);
+    for (way, word) in [
+        (Way::Answer(429, "{\"errors\":[\"slow down\"]}"), "429 slow down"),
+        (Way::Answer(503, "{\"errors\":[\"Vault is sealed\"]}"), "is sealed"),
+        (Way::Answer(403, "{\"errors\":[\"permission denied\"]}"), "403 permission denied"),
+        (Way::Answer(500, "not JSON"), "did not log in"),
+        (Way::Answer(200, "{}"), "did not log in"),
+        (Way::Answer(200, "<html>a captive portal</html>"), "did not log in"),
+        (Way::Answer(307, ""), "did not log in"),
+        (Way::Silent, "cannot be reached"),
+        (Way::Closed, "cannot be reached"),
+    ] {
+        proxy.set(way);
+        let said = chancery.run(&["ca", "rotate", "issuing"]).expect(1);
+        assert!(said.err.contains(word), "{way:?}: {said:#?}");
+        assert!(!said.err.contains(&secret_id), "{said:#?}");
+        assert_eq!(authorities(&chancery), before, "{way:?}");
+    }
+    // The request that was never answered is answered now.
+    proxy.set(Way::Open);
+    chancery.run(&["ca", "rotate", "issuing"]).expect(0);
+    assert!(authorities(&chancery).contains(&("issuing 2".to_owned(), "active".to_owned())));
+    chancery.run(&["audit", "verify"]).expect(0);
 }

@@ -13,6 +13,7 @@ pub mod mtls;
 pub mod pair;
 pub mod policy;
 pub mod process;
+pub mod proxy;
 pub mod sds;
 pub mod source;
 pub mod vault;

@@ -117,7 +117,8 @@ impl Vault {
         assert_eq!(answer.status, 200, "{}", answer.text());
     }
 
-    fn address(&self) -> SocketAddr {
+    /// The same, for a proxy.
+    pub fn address(&self) -> SocketAddr {
         self.url().strip_prefix("http://").expect("plain HTTP").parse().expect("an address")
     }
 }

@@ -162,7 +162,7 @@ fn beside(rows: &[AuthorityRow], meant: &Meant) -> Vec<String> {
 impl Sources {
     async fn rows(&self) -> Result<Vec<AuthorityRow>, Status> {
         self.caught_up().await?;
-        self.index.authorities().map_err(index_status)
+        self.made()
     }
 
     /// Tells what cannot be done before anything is recorded.

@@ -11,6 +11,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::backend::{AuthoritySchedule, Holding};
 use super::{Sources, hands};
+use crate::ca::slot::State;
 use crate::clock::rfc3339_seconds;
 use crate::proto::chancery::admin::v1 as pb;
 use crate::store::{AuthorityRow, CertificateQuery, CertificateRow, Found, StoreError};
@@ -95,13 +96,20 @@ impl Sources {
         Ok(self.ledger.logs().iter().map(|(origin, size)| size.saturating_sub(read(origin))).sum())
     }
 
+    /// The authorities that were made: one that was only asked for, or that a crash left without a certificate, is none.
+    pub(super) fn made(&self) -> Result<Vec<AuthorityRow>, Status> {
+        let mut rows = self.index.authorities().map_err(index_status)?;
+        rows.retain(|row| row.certificate.is_some() || row.state != State::Prepared.as_str());
+        Ok(rows)
+    }
+
     pub(super) fn authorities(&self) -> Result<pb::AuthorityList, Status> {
         let now = self.clock.now().unix_timestamp();
         let live = self.index.live(now).map_err(index_status)?;
         let schedules: HashMap<String, AuthoritySchedule> =
             self.backend.authorities().into_iter().map(|one| (one.key_id.clone(), one)).collect();
         let proxies = self.backend.facts().proxies;
-        let rows = self.index.authorities().map_err(index_status)?;
+        let rows = self.made()?;
         let crls = hands::crl_states(self);
         let authorities = rows.into_iter().map(|row| {
             let schedule = schedules.get(&row.key_id).cloned().unwrap_or_default();
