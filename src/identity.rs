@@ -252,6 +252,15 @@ macro_rules! text_value {
 text_value!(TrustDomain);
 text_value!(SpiffeId);
 
+/// Whether the last label of a DNS name is a number, in digits or as in `a.0x7`: no verifier takes such a one for a name,
+/// because it reads as an address.
+#[must_use]
+pub fn ends_in_a_number(name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or_default();
+    let is_hexadecimal = last.strip_prefix("0x").is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_hexdigit()));
+    is_hexadecimal || last.bytes().all(|b| b.is_ascii_digit())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -59,13 +59,21 @@ fn options(configuration: String) -> Options {
     Options { configuration: Some(configuration), policy: Some(policy), ..Options::default() }
 }
 
-/// A Vault with a root and an intermediate, and a chancery under it.
-fn under_vault(vault: &Path, files: &Path) -> (Vault, Chancery, String) {
+/// A Vault with a root and an intermediate, and the configuration of a chancery under it, whose secret id lies in `files` and
+/// may be used so often; 0 is for ever.
+fn hierarchy(vault: &Path, files: &Path, uses: u32) -> (Vault, String, String) {
     let vault = Vault::with_hierarchy(vault, files);
-    let (role_id, secret_id) = vault.app_role(0);
+    let (role_id, secret_id) = vault.app_role(uses);
     let secret = files.join("secret-id");
     private(&secret, &secret_id);
-    let chancery = Chancery::with(options(configuration(&vault, &role_id, &secret)));
+    let configuration = configuration(&vault, &role_id, &secret);
+    (vault, configuration, secret_id)
+}
+
+/// A Vault with a root and an intermediate, and a chancery under it.
+fn under_vault(vault: &Path, files: &Path) -> (Vault, Chancery, String) {
+    let (vault, configuration, secret_id) = hierarchy(vault, files, 0);
+    let chancery = Chancery::with(options(configuration));
     (vault, chancery, secret_id)
 }
 
@@ -212,12 +220,12 @@ fn a_first_start_that_vault_does_not_help_says_why() {
 fn a_secret_id_that_is_used_up_is_refused_and_one_of_two_uses_is_enough_to_start() {
     let Some(vault) = need("vault") else { return };
     let files = directory();
-    let vault = Vault::with_hierarchy(&vault, files.path());
-    let secret = files.path().join("secret-id");
-    let (role_id, secret_id) = vault.app_role(1);
-    private(&secret, &secret_id);
-    // The certificate takes one login, each round of CRLs another.
-    refused(&configuration(&vault, &role_id, &secret), &["refuses log in", "400"]);
+    let (vault, configuration, _) = hierarchy(&vault, files.path(), 1);
+    // The certificate takes one login, the CRLs of all CAs above another.
+    refused(&configuration, &["refuses log in", "400"]);
+    private(&files.path().join("secret-id"), &vault.app_role(2).1);
+    let chancery = Chancery::with(options(configuration));
+    assert_eq!(authorities(&chancery), active(&["issuing 1", "root 1", "intermediate 1"]));
 }
 
 #[test]
@@ -277,15 +285,13 @@ fn tls() -> (tokio_rustls::TlsAcceptor, String) {
 fn vault_is_reached_by_tls_and_only_under_the_ca_that_is_named() {
     let Some(vault) = need("vault") else { return };
     let files = directory();
-    let vault = Vault::with_hierarchy(&vault, files.path());
-    let (role_id, secret_id) = vault.app_role(0);
-    let (secret, ca) = (files.path().join("secret-id"), files.path().join("ca.pem"));
-    private(&secret, &secret_id);
+    let (vault, configuration, _) = hierarchy(&vault, files.path(), 0);
+    let ca = files.path().join("ca.pem");
     let (acceptor, pem) = tls();
     std::fs::write(&ca, pem).unwrap();
     let proxy = Proxy::to(vault.address(), Some(acceptor));
     let address = format!("https://{}", proxy.address());
-    let plain = configuration(&vault, &role_id, &secret).replace(vault.url(), &address);
+    let plain = configuration.replace(vault.url(), &address);
     refused(&plain, &["cannot be reached", "ca_file"]);
     let other = files.path().join("other.pem");
     std::fs::write(&other, tls().1).unwrap();
@@ -299,13 +305,10 @@ fn vault_is_reached_by_tls_and_only_under_the_ca_that_is_named() {
 fn whatever_vault_answers_the_authorities_stay_as_they_are() {
     let Some(vault) = need("vault") else { return };
     let files = directory();
-    let vault = Vault::with_hierarchy(&vault, files.path());
-    let (role_id, secret_id) = vault.app_role(0);
-    let secret = files.path().join("secret-id");
-    private(&secret, &secret_id);
+    let (vault, configuration, secret_id) = hierarchy(&vault, files.path(), 0);
     let proxy = Proxy::to(vault.address(), None);
     let address = format!("http://{}", proxy.address());
-    let configuration = configuration(&vault, &role_id, &secret).replace(vault.url(), &address);
+    let configuration = configuration.replace(vault.url(), &address);
     let chancery = Chancery::with(options(configuration.replace("timeout = \"5s\"", "timeout = \"1s\"")));
     let before = authorities(&chancery);
     for (way, word) in [

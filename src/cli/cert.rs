@@ -2,6 +2,7 @@
 //! rotate, revoke, release.
 
 pub(super) mod choice;
+pub(super) mod follow;
 pub mod revoke;
 pub mod rotate;
 

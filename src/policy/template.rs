@@ -7,7 +7,7 @@
 use std::fmt;
 
 use super::facts::Facts;
-use crate::identity::{Mesh, SpiffeId, TrustDomain};
+use crate::identity::{Mesh, SpiffeId, TrustDomain, ends_in_a_number};
 
 /// Something a template can hold in braces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -287,10 +287,7 @@ pub(super) fn check_dns(name: &str) -> Result<(), NotDns> {
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    let last = name.rsplit('.').next().unwrap_or_default();
-    let is_hexadecimal = last.strip_prefix("0x").is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_hexdigit()));
-    let is_address = is_hexadecimal || last.bytes().all(|b| b.is_ascii_digit());
-    if name.len() <= 253 && name.split('.').all(label) && !is_address { Ok(()) } else { Err(NotDns) }
+    if name.len() <= 253 && name.split('.').all(label) && !ends_in_a_number(name) { Ok(()) } else { Err(NotDns) }
 }
 
 #[cfg(test)]

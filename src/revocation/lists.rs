@@ -59,7 +59,7 @@ pub(super) enum Cause {
 }
 
 impl Cause {
-    fn word(&self) -> &'static str {
+    pub(super) fn word(&self) -> &'static str {
         match self {
             Self::Missing => "first",
             Self::Scheduled => "scheduled",
@@ -83,7 +83,7 @@ pub(super) enum MakeError {
         "{upstream} gives no CRL of {issuer} that holds now: name its mount in upstream.vault.crl_mounts, or a file in crl_files"
     )]
     NotGiven { upstream: String, issuer: String },
-    #[error("its key is not here and no upstream is configured")]
+    #[error("its key is not here, so its list is its upstream's to make")]
     NoKey,
 }
 
@@ -183,7 +183,7 @@ impl Book {
     }
 
     /// Why the CRL of this authority must be made now, if it must.
-    fn wanted(&self, issuer_key_id: &str, times: CrlTimes, now: OffsetDateTime) -> Option<Cause> {
+    pub(super) fn wanted(&self, issuer_key_id: &str, times: CrlTimes, now: OffsetDateTime) -> Option<Cause> {
         let Some(listed) = self.lists.get(issuer_key_id) else { return Some(Cause::Missing) };
         let entries = self.entries(issuer_key_id, now);
         if entries.iter().any(|entry| listed.crl.revokes(&entry.serial).is_none()) {
@@ -243,9 +243,10 @@ impl Revoker {
     /// # Errors
     /// In words, when not everything could be made; what could was published.
     pub async fn bring_up_to_date(&self) -> Result<OffsetDateTime, String> {
+        let authorities = Arc::clone(&self.0.street.authorities().borrow());
+        let given = self.ask_upstream(&authorities).await;
         let mut book = self.0.book.lock().await;
         let (now, times) = (self.0.clock.now(), self.times());
-        let authorities = Arc::clone(&self.0.street.authorities().borrow());
         let present: Vec<String> = authorities.iter().map(|a| hex::encode(a.issuer().key_id())).collect();
         for gone in book.forget(now, &present) {
             cache::remove(&self.0.directory, &gone);
@@ -257,7 +258,13 @@ impl Revoker {
         }
         for authority in authorities.iter() {
             let Some(cause) = book.wanted(&hex::encode(authority.issuer().key_id()), times, now) else { continue };
-            if let Err(failure) = self.make(&mut book, authority, &cause).await {
+            let done = match (authority.key(), &given) {
+                (Some(_), _) => self.make(&mut book, authority, &cause).await.map(drop),
+                (None, Some(given)) => self.import(&mut book, authority, given, &cause).await,
+                // It became due this moment: the next look asks.
+                (None, None) => Ok(()),
+            };
+            if let Err(failure) = done {
                 failures.push(format!("{}: {failure}", authority.name()));
             }
         }
@@ -278,34 +285,28 @@ impl Revoker {
         cause: &Cause,
     ) -> Result<Listed, MakeError> {
         let issuer_key_id = hex::encode(authority.issuer().key_id());
-        let now = self.0.clock.now();
-        let imported = authority.key().is_none();
-        let made = match authority.key() {
-            Some(key) => self.recorded(book, (authority, key), &issuer_key_id, cause, now).await,
-            None => self.imported(book, authority, &issuer_key_id, now).await,
-        };
+        let (now, key) = (self.0.clock.now(), authority.key().ok_or(MakeError::NoKey)?);
+        let made = self.recorded(book, (authority, key), &issuer_key_id, cause, now).await;
         let (crl, record) = match (made, book.lists.get(&issuer_key_id).cloned()) {
             (Ok(made), _) => made,
             (Err(MakeError::Ledger(why)), Some(before)) if before.due(self.times(), now) <= now => {
-                let Some(key) = authority.key() else { return Err(why.into()) };
                 (self.deferred(book, (authority, key), &before.crl, why, now).await?, String::new())
             }
             (Err(failure), _) => return Err(failure),
         };
-        cache::write(&self.0.directory, &issuer_key_id, &crl);
-        book.numbers.insert(issuer_key_id.clone(), crl.number());
-        let (entries, number) = (crl.entries().len(), crl.number());
-        info!(authority = %authority.name(), number, entries, cause = cause.word(), "CRL");
-        let listed = Listed {
-            issuer: authority.name(),
-            issuer_key_id: issuer_key_id.clone(),
-            crl: Arc::new(crl),
-            record,
-            asked: imported.then_some(now),
-            imported,
-        };
-        book.lists.insert(issuer_key_id, listed.clone());
+        let (issuer, asked, imported) = (authority.name(), None, false);
+        let listed = Listed { issuer, issuer_key_id, crl: Arc::new(crl), record, asked, imported };
+        self.take(book, listed.clone(), cause.word());
         Ok(listed)
+    }
+
+    /// Keeps a list that is new, over a restart too.
+    pub(super) fn take(&self, book: &mut Book, listed: Listed, cause: &str) {
+        let (key_id, number, entries) = (&listed.issuer_key_id, listed.crl.number(), listed.crl.facts().entries);
+        cache::write(&self.0.directory, key_id, &listed.crl);
+        book.numbers.insert(key_id.clone(), number);
+        info!(authority = %listed.issuer, number, entries, cause, "CRL");
+        book.lists.insert(key_id.clone(), listed);
     }
 
     async fn recorded(

@@ -265,7 +265,7 @@ impl Vault {
         let failed = |why: String| UpstreamError::Failed { upstream: self.name.clone(), what, why };
         match answer.status().as_u16() {
             200 => {}
-            503 | 501 | 472 | 473 => {
+            code if is_sealed(code) => {
                 return Err(UpstreamError::Sealed { upstream: self.name.clone(), why: answer.status().to_string() });
             }
             _ => return Err(failed(format!("{path}: {}", answer.status()))),
@@ -292,7 +292,7 @@ impl Vault {
     fn fault(&self, what: &'static str, why: ClientError) -> UpstreamError {
         let upstream = self.name.clone();
         match why {
-            ClientError::APIError { code: 503 | 501 | 472 | 473, errors } => {
+            ClientError::APIError { code, errors } if is_sealed(code) => {
                 UpstreamError::Sealed { upstream, why: errors.join("; ") }
             }
             // A secret id that is used up is a 400 of the login.
@@ -333,6 +333,11 @@ impl Upstream for Vault {
             found
         })
     }
+}
+
+/// What Vault answers with while it is sealed, not initialised, or a standby that cannot reach its leader.
+fn is_sealed(code: u16) -> bool {
+    matches!(code, 501 | 503 | 472 | 473)
 }
 
 fn certificates(text: &str) -> Vec<Vec<u8>> {

@@ -14,7 +14,7 @@ use super::der::{self, NotDer, Reader};
 use super::key::SubjectKey;
 use super::profile::LeafUsage;
 use super::serial::Serial;
-use crate::identity::{SpiffeId, TrustDomain};
+use crate::identity::{SpiffeId, TrustDomain, ends_in_a_number};
 
 /// A rule that the bytes break. A fault of this program; nothing was signed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -316,10 +316,7 @@ fn is_dns_name(name: &str) -> bool {
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    let last = name.rsplit('.').next().unwrap_or_default();
-    let is_hexadecimal = last.strip_prefix("0x").is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_hexdigit()));
-    let is_address = is_hexadecimal || last.bytes().all(|b| b.is_ascii_digit());
-    name.len() <= 253 && name.split('.').all(label) && !is_address
+    name.len() <= 253 && name.split('.').all(label) && !ends_in_a_number(name)
 }
 
 #[cfg(test)]

@@ -17,7 +17,8 @@ use super::acts::Operator;
 use super::certificates::{end_of, index_status};
 use super::choice::Choice;
 use super::hands::{
-    LONGEST_REISSUE, LONGEST_WATCH, LOOKS, Progress, Teller, crl_state, outcome, parse_reason, start_rotation, words,
+    LONGEST_REISSUE, LONGEST_WATCH, LOOKS, Progress, Teller, crl_state, outcome, parse_reason, start_rotation, wide,
+    words,
 };
 use crate::api::status;
 use crate::audit::event::{Action, Event};
@@ -213,7 +214,7 @@ impl Sources {
             last_expires_at: last,
             connected,
             not_connected,
-            over_tcp: u64::try_from(over_tcp).unwrap_or(u64::MAX),
+            over_tcp: wide(over_tcp),
             ..pb::AuthorityProgress::default()
         })
     }

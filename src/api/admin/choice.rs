@@ -9,6 +9,7 @@ use tonic::Status;
 
 use super::Sources;
 use super::certificates::index_status;
+use super::hands::wide;
 use crate::feed::LiveProxy;
 use crate::identity::SpiffeId;
 use crate::proto::chancery::admin::v1 as pb;
@@ -78,10 +79,6 @@ impl Chosen {
             self.shown.push(row);
         }
     }
-}
-
-fn wide(count: usize) -> u64 {
-    u64::try_from(count).unwrap_or(u64::MAX)
 }
 
 impl Choice {

@@ -13,17 +13,16 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
-use super::make::key_id;
+use super::make::asked_for;
 use super::received::{self, Received};
 use super::{AuthorityError, Keeper};
-use crate::audit::event::{Action, AuthorityFacts};
+use crate::audit::event::Action;
 use crate::audit::ledger::Position;
 use crate::ca::sign::SigningKey;
 use crate::ca::slot::{Authorities, Authority, Level, Name, State, word};
 use crate::clock::rfc3339_seconds;
 use crate::upstream::{CaRequest, Upstream};
 use crate::x509::SubjectKey;
-use crate::x509::chain::Issuer;
 use crate::x509::draft::RequestDraft;
 
 /// A request that the upstream did not answer yet.
@@ -31,6 +30,9 @@ use crate::x509::draft::RequestDraft;
 pub(super) struct Pending {
     name: Name,
     key: SigningKey,
+    /// Of that key, hex.
+    key_id: String,
+    common_name: String,
     csr: Vec<u8>,
     position: Position,
 }
@@ -53,27 +55,39 @@ impl Keeper {
             Some(pending) => pending,
             None => self.request(upstream.name()).await?,
         };
-        let common_name = format!("{} {}", self.parts.plan.trust_domain, pending.name);
-        let lifetime = self.parts.plan.issuing_lifetime;
-        let key_id = key_id(&pending.key)?;
-        let request = CaRequest { csr: &pending.csr, key_id: &key_id, common_name: &common_name, lifetime };
-        let answer = upstream.sign(request).await;
-        let chain = match answer {
-            Ok(chain) => chain,
+        match self.obtain(&pending, upstream).await {
+            Ok(received) => self.take_over(pending, received, upstream.name()).await,
             Err(failure) => {
                 self.pending = Some(pending);
-                return Err(failure.into());
+                Err(failure)
             }
-        };
+        }
+    }
+
+    /// Steps 1 and 2: key and record, then the request.
+    async fn request(&mut self, upstream: &str) -> Result<Pending, AuthorityError> {
+        let name = self.next_name(Level::Issuing)?;
+        let key = SigningKey::new(self.parts.keys.generate(&name.key_file(), self.parts.plan.issuing_key)?);
+        let common_name = self.common_name(name);
+        let subject = SubjectKey::from_spki(key.spki_der().to_vec())?;
+        let draft = RequestDraft::new(&common_name, &self.parts.plan.trust_domain, subject)?;
+        let key_id = draft.key_id();
+        let facts = asked_for(name, key_id.clone(), Some(upstream));
+        let recorded = self.parts.ledger.record(draft, self.event(Action::CaPrepare, facts, |_| {})).await?;
+        match key.sign_request(recorded, &self.parts.clock).await {
+            Ok((csr, position)) => Ok(Pending { name, key, key_id, common_name, csr, position }),
+            Err((source, position)) => Err(AuthorityError::Sign { position, source }),
+        }
+    }
+
+    /// Steps 3 and 4, up to ours: what `upstream` gives, once it was checked and those above are on record.
+    async fn obtain(&mut self, pending: &Pending, upstream: &dyn Upstream) -> Result<Received, AuthorityError> {
+        let Pending { key, key_id, common_name, csr, .. } = pending;
+        let lifetime = self.parts.plan.issuing_lifetime;
+        let chain = upstream.sign(CaRequest { csr, key_id, common_name, lifetime }).await?;
         let (now, least) = (self.parts.clock.now(), self.parts.plan.longest_leaf * 2);
-        let received = received::check(chain, pending.key.spki_der(), &self.parts.plan.trust_domain, least, now);
-        let received = match received {
-            Ok(received) => received,
-            Err(source) => {
-                self.pending = Some(pending);
-                return Err(AuthorityError::Received { upstream: upstream.name().to_owned(), source });
-            }
-        };
+        let received = received::check(chain, key.spki_der(), &self.parts.plan.trust_domain, least, now)
+            .map_err(|source| AuthorityError::Received { upstream: upstream.name().to_owned(), source })?;
         if received.issuer.not_after() - now < lifetime - lifetime / 10 {
             let not_after = rfc3339_seconds(received.issuer.not_after());
             warn!(
@@ -81,38 +95,13 @@ impl Keeper {
                 not_after, "the upstream cut the issuing CA's life: it rolls over earlier"
             );
         }
-        if let Err(failure) = self.adopt(&received, upstream.name()).await {
-            self.pending = Some(pending);
-            return Err(failure);
-        }
-        self.take_over(pending, received, upstream.name()).await
-    }
-
-    /// Steps 1 and 2: key and record, then the request.
-    async fn request(&mut self, upstream: &str) -> Result<Pending, AuthorityError> {
-        let name = self.next_name(Level::Issuing)?;
-        let key = SigningKey::new(self.parts.keys.generate(&name.key_file(), self.parts.plan.issuing_key)?);
-        let common_name = format!("{} {name}", self.parts.plan.trust_domain);
-        let subject = SubjectKey::from_spki(key.spki_der().to_vec())?;
-        let draft = RequestDraft::new(&common_name, &self.parts.plan.trust_domain, subject)?;
-        let facts = AuthorityFacts {
-            certificate: None,
-            key_id: key_id(&key)?,
-            level: word(name.level).to_owned(),
-            name: name.to_string(),
-            state: State::Prepared.as_str().to_owned(),
-            upstream: Some(upstream.to_owned()),
-        };
-        let recorded = self.parts.ledger.record(draft, self.event(Action::CaPrepare, facts, |_| {})).await?;
-        match key.sign_request(recorded, &self.parts.clock).await {
-            Ok((csr, position)) => Ok(Pending { name, key, csr, position }),
-            Err((source, position)) => Err(AuthorityError::Sign { position, source }),
-        }
+        self.adopt(&received, upstream.name()).await?;
+        Ok(received)
     }
 
     /// Step 4, for those above: root first.
     async fn adopt(&mut self, received: &Received, upstream: &str) -> Result<(), AuthorityError> {
-        for (place, ca) in received.above.iter().enumerate().rev() {
+        for ca in received.above.iter().rev() {
             let known = self.authorities().iter().any(|known| known.issuer().der() == ca.der());
             if known {
                 continue;
@@ -126,9 +115,7 @@ impl Keeper {
             let last = self.last(level);
             *last += 1;
             let name = Name { level, number: *last };
-            let parents = received.above.get(place + 1..).unwrap_or_default();
-            let parents = parents.iter().map(|ca| ca.der().to_vec()).collect();
-            let issuer = Arc::new(Issuer::from_der(ca.der().to_vec(), parents)?);
+            let issuer = Arc::clone(ca);
             let (state, since, upstream) = (State::Prepared, self.parts.clock.now(), Some(upstream.to_owned()));
             let authority = Authority { name, state, since, issuer, key: None, upstream, last_before: None };
             let facts = received::facts(ca, word(level))?;

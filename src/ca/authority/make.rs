@@ -29,14 +29,7 @@ impl Keeper {
         let key = SigningKey::new(self.parts.keys.generate(&name.key_file(), algorithm)?);
         let parent = self.authorities().active_root().filter(|_| level == Level::Issuing);
         let draft = self.draft(name, &key, lifetime, parent.as_deref())?;
-        let facts = AuthorityFacts {
-            certificate: None,
-            key_id: key_id(&key)?,
-            level: word(name.level).to_owned(),
-            name: name.to_string(),
-            state: State::Prepared.as_str().to_owned(),
-            upstream: None,
-        };
+        let facts = asked_for(name, key_id(&key)?, None);
         let event = self.event(Action::CaPrepare, facts, |event| event.certificate = Some(draft.facts().clone()));
         let recorded = self.parts.ledger.record(draft, event).await?;
         let signer = parent.as_ref().and_then(|root| root.key()).unwrap_or(&key);
@@ -56,6 +49,11 @@ impl Keeper {
         self.publish(|all| all.push(Arc::new(authority)));
         self.tell(name, Action::CaPrepare, &issuance.position);
         Ok(name)
+    }
+
+    /// The common name of an authority's certificate.
+    pub(super) fn common_name(&self, name: Name) -> String {
+        format!("{} {name}", self.parts.plan.trust_domain)
     }
 
     /// The next number whose key file is free.
@@ -86,7 +84,7 @@ impl Keeper {
         };
         let spec = AuthoritySpec {
             profile: Arc::clone(profile),
-            common_name: format!("{} {name}", self.parts.plan.trust_domain),
+            common_name: self.common_name(name),
             trust_domain: self.parts.plan.trust_domain.clone(),
             key: SubjectKey::from_spki(key.spki_der().to_vec())?,
             serial: Serial::random(&self.parts.entropy),
@@ -96,6 +94,18 @@ impl Keeper {
     }
 }
 
-pub(super) fn key_id(key: &SigningKey) -> Result<String, AuthorityError> {
+/// What a record says of an authority that has a key and no certificate yet.
+pub(super) fn asked_for(name: Name, key_id: String, upstream: Option<&str>) -> AuthorityFacts {
+    AuthorityFacts {
+        certificate: None,
+        key_id,
+        level: word(name.level).to_owned(),
+        name: name.to_string(),
+        state: State::Prepared.as_str().to_owned(),
+        upstream: upstream.map(str::to_owned),
+    }
+}
+
+fn key_id(key: &SigningKey) -> Result<String, AuthorityError> {
     Ok(hex::encode(SubjectKey::from_spki(key.spki_der().to_vec())?.key_id()))
 }

@@ -1,5 +1,6 @@
 //! What an upstream gave, held against what was asked: it is foreign until every line of this passed.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -14,7 +15,6 @@ use crate::clock::rfc3339_seconds;
 use crate::identity::TrustDomain;
 use crate::toml_reader::render_span;
 use crate::upstream::CaChain;
-use crate::x509::SubjectKey;
 use crate::x509::chain::{Issuer, IssuerError, split};
 
 /// Why a certificate from an upstream cannot be used. Nothing is signed under it.
@@ -87,7 +87,7 @@ pub(super) struct Received {
     /// The new CA with its chain.
     pub(super) issuer: Issuer,
     /// Those above it, nearest first, the root last.
-    pub(super) above: Vec<Issuer>,
+    pub(super) above: Vec<Arc<Issuer>>,
     /// What records say of the new certificate.
     pub(super) facts: CertificateFacts,
 }
@@ -105,24 +105,24 @@ pub(super) fn check(
     let mut all = Vec::with_capacity(above.len());
     for (place, der) in above.iter().enumerate() {
         let parents = above.get(place + 1..).unwrap_or_default().to_vec();
-        all.push(Issuer::from_der(der.clone(), parents)?);
+        all.push(Arc::new(Issuer::from_der(der.clone(), parents)?));
     }
-    if !all.last().is_some_and(Issuer::is_root) {
+    if !all.last().is_some_and(|last| last.is_root()) {
         return Err(ReceivedError::NoRoot);
     }
     if issuer.key().spki_der() != spki {
         return Err(ReceivedError::OtherKey);
     }
-    let wanted = SubjectKey::from_spki(spki.to_vec()).map_err(|_| ReceivedError::OtherKey)?;
-    if issuer.key_id() != wanted.key_id() {
-        let (found, wanted) = (hex::encode(issuer.key_id()), hex::encode(wanted.key_id()));
+    if issuer.key_id() != issuer.key().key_id() {
+        let (found, wanted) = (hex::encode(issuer.key_id()), hex::encode(issuer.key().key_id()));
         return Err(ReceivedError::KeyId { found, wanted });
     }
     if issuer.path_length() != Some(0) {
         let found = issuer.path_length().map_or_else(|| "missing".to_owned(), |length| length.to_string());
         return Err(ReceivedError::PathLength { found });
     }
-    for ca in std::iter::once(&issuer).chain(&all) {
+    let whole = || std::iter::once(&issuer).chain(all.iter().map(|ca| &**ca));
+    for ca in whole() {
         if !ca.signs_crls() {
             return Err(ReceivedError::NoCrlSign { name: ca.name().to_owned() });
         }
@@ -131,7 +131,7 @@ pub(super) fn check(
             return Err(ReceivedError::Time { name: ca.name().to_owned(), not_before, not_after });
         }
     }
-    let end = std::iter::once(&issuer).chain(&all).map(Issuer::not_after).min().unwrap_or(now);
+    let end = whole().map(Issuer::not_after).min().unwrap_or(now);
     if end - now < least {
         return Err(ReceivedError::TooShort { not_after: rfc3339_seconds(end), least: render_span(least) });
     }

@@ -9,8 +9,10 @@ use tonic::Streaming;
 
 use crate::ca::slot::Name;
 use crate::cli::Context;
-use crate::cli::cert::choice::{Ticker, confirm, span};
-use crate::cli::cert::rotate::{Report, RotateOutput, rows, sums};
+use crate::cli::cert::choice::{confirm, span};
+use crate::cli::cert::follow::{self, Followed};
+use crate::cli::cert::revoke::reason;
+use crate::cli::cert::rotate::{RotateOutput, rows, sums};
 use crate::cli::exit::{Done, Exit, Failure};
 use crate::cli::screen::{Paint, Screen, Table, count, relative, thousands};
 use crate::proto::chancery::admin::v1 as pb;
@@ -64,13 +66,6 @@ pub struct Retire {
     /// Why, for the record
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     reason: String,
-}
-
-fn reason(text: &str) -> Result<Reason, String> {
-    Reason::parse(text).ok_or_else(|| {
-        let names: Vec<&str> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
-        format!("choose from {}", names.join(", "))
-    })
 }
 
 /// A step with its record.
@@ -232,46 +227,42 @@ pub(super) fn take(output: &mut ActOutput, message: pb::AuthorityProgress) {
     }
 }
 
-/// Reads until all streams have answered, or `wait` has passed since the push. What was done comes with a failure too.
+/// What was done comes with a failure too.
 async fn follow(
-    mut answer: Streaming<pb::AuthorityProgress>,
+    answer: Streaming<pb::AuthorityProgress>,
     wait: Duration,
     screen: &Screen,
 ) -> (ActOutput, Option<Failure>) {
-    let (mut output, mut report, ticker) = (ActOutput::default(), Report::default(), Ticker::new(screen));
-    let mut until = None;
-    let failure = loop {
-        let next = match until {
-            None => answer.message().await,
-            Some(until) => match tokio::time::timeout_at(until, answer.message()).await {
-                Ok(next) => next,
-                Err(_) => break None,
-            },
-        };
-        let mut message = match next {
-            Ok(Some(message)) => message,
-            Ok(None) => break None,
-            Err(status) => break Some(Failure::from(status)),
-        };
-        if until.is_none() && message.step == "pushed" {
-            until = Some(tokio::time::Instant::now() + wait);
-        }
-        if let Some(one) = message.reissued.take() {
-            report.take(one);
-            output.reissued.get_or_insert_default();
-            ticker.show(&format!("  {} of {} reissued", thousands(report.ended()), thousands(output.connected)));
-        } else {
-            ticker.show(&format!("  {} {} …", message.authority, message.step));
-        }
-        take(&mut output, message);
-    };
-    ticker.clear();
-    if let Some(reissued) = output.reissued.as_mut() {
-        report.sum_up(reissued);
-        reissued.chosen = u64::try_from(reissued.certificates.len()).unwrap_or(u64::MAX);
-        reissued.record = output.record.clone().unwrap_or_default();
-    }
+    let mut output = ActOutput::default();
+    let failure = follow::to_the_end(answer, wait, screen, &mut output).await;
     (output, failure)
+}
+
+impl Followed for ActOutput {
+    type Message = pb::AuthorityProgress;
+
+    fn reissued_in(message: &mut Self::Message) -> Option<pb::RotatedCertificate> {
+        message.reissued.take()
+    }
+
+    fn is_pushed(message: &Self::Message) -> bool {
+        message.step == "pushed"
+    }
+
+    fn line(&self, message: &Self::Message, reissued: Option<u64>) -> String {
+        match reissued {
+            Some(ended) => format!("  {} of {} reissued", thousands(ended), thousands(self.connected)),
+            None => format!("  {} {} …", message.authority, message.step),
+        }
+    }
+
+    fn take(&mut self, message: Self::Message) {
+        take(self, message);
+    }
+
+    fn reissued(&mut self) -> (&mut Option<RotateOutput>, Option<&String>) {
+        (&mut self.reissued, self.record.as_ref())
+    }
 }
 
 /// `12 certificates live under it, the last expires in 9h`.

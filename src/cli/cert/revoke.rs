@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tonic::Streaming;
 
-use super::choice::{Choice, Ticker, confirm, span};
-use super::rotate::{Report, RotateOutput, rows, sums};
+use super::choice::{Choice, confirm, span};
+use super::follow::{self, Followed};
+use super::rotate::{RotateOutput, rows, sums};
 use crate::cli::Context;
 use crate::cli::exit::{Done, Exit, Failure};
 use crate::cli::screen::{NOTHING, Paint, Screen, Table, count, relative, short, thousands};
@@ -91,7 +92,8 @@ pub struct RevokeOutput {
     pub reissued: Option<RotateOutput>,
 }
 
-fn reason(text: &str) -> Result<Reason, String> {
+/// Reads a reason as RFC 5280 names it.
+pub(in crate::cli) fn reason(text: &str) -> Result<Reason, String> {
     Reason::parse(text).ok_or_else(|| {
         let names: Vec<&str> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
         format!("choose from {}", names.join(", "))
@@ -181,44 +183,39 @@ pub(super) fn take(output: &mut RevokeOutput, message: pb::RevocationProgress) {
     }
 }
 
-/// Reads until all streams have answered, or `wait` has passed since the push. What was done comes with a failure too.
+/// What was done comes with a failure too.
 async fn follow(
-    mut answer: Streaming<pb::RevocationProgress>,
+    answer: Streaming<pb::RevocationProgress>,
     wait: Duration,
     screen: &Screen,
 ) -> (RevokeOutput, Option<Failure>) {
-    let (mut output, mut report, ticker) = (RevokeOutput::default(), Report::default(), Ticker::new(screen));
-    let mut until = None;
-    let failure = loop {
-        let next = match until {
-            None => answer.message().await,
-            Some(until) => match tokio::time::timeout_at(until, answer.message()).await {
-                Ok(next) => next,
-                Err(_) => break None,
-            },
-        };
-        let mut message = match next {
-            Ok(Some(message)) => message,
-            Ok(None) => break None,
-            Err(status) => break Some(Failure::from(status)),
-        };
-        if until.is_none() && message.step == "pushed" {
-            until = Some(tokio::time::Instant::now() + wait);
-        }
-        ticker.show(&format!("  {} …", message.step));
-        if let Some(one) = message.reissued.take() {
-            report.take(one);
-            output.reissued.get_or_insert_default();
-        }
-        take(&mut output, message);
-    };
-    ticker.clear();
-    if let Some(reissued) = output.reissued.as_mut() {
-        report.sum_up(reissued);
-        reissued.chosen = u64::try_from(reissued.certificates.len()).unwrap_or(u64::MAX);
-        reissued.record = output.record.clone().unwrap_or_default();
-    }
+    let mut output = RevokeOutput::default();
+    let failure = follow::to_the_end(answer, wait, screen, &mut output).await;
     (output, failure)
+}
+
+impl Followed for RevokeOutput {
+    type Message = pb::RevocationProgress;
+
+    fn reissued_in(message: &mut Self::Message) -> Option<pb::RotatedCertificate> {
+        message.reissued.take()
+    }
+
+    fn is_pushed(message: &Self::Message) -> bool {
+        message.step == "pushed"
+    }
+
+    fn line(&self, message: &Self::Message, _reissued: Option<u64>) -> String {
+        format!("  {} …", message.step)
+    }
+
+    fn take(&mut self, message: Self::Message) {
+        take(self, message);
+    }
+
+    fn reissued(&mut self) -> (&mut Option<RotateOutput>, Option<&String>) {
+        (&mut self.reissued, self.record.as_ref())
+    }
 }
 
 /// What it would mean, in a sentence or two.
