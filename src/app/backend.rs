@@ -148,15 +148,16 @@ fn crl_problems(published: &CrlSet, authorities: &Authorities, now: OffsetDateTi
     late.chain(without).collect()
 }
 
-/// A number that grows with every change of the bundle: the second in which its newest root became what it is.
+/// A number that grows with every change of the bundle: the second in which a root last changed.
 pub(super) fn bundle_sequence(authorities: &Authorities) -> u64 {
-    let newest = authorities.at(Level::Root).map(|root| root.since().unix_timestamp()).max();
+    let newest = authorities.roots_changed().map(OffsetDateTime::unix_timestamp);
     newest.and_then(|second| u64::try_from(second).ok()).unwrap_or(0)
 }
 
-/// The roots of `authorities` as a bundle.
-pub(super) fn bundle(trust_domain: &TrustDomain, authorities: &Authorities) -> Bundle {
-    Bundle::new(trust_domain.clone(), authorities.trusted_roots())
+/// The roots of `authorities` as a bundle: those that have a CRL in what is published, as on every stream.
+pub(super) fn bundle(trust_domain: &TrustDomain, authorities: &Authorities, published: &CrlSet) -> Bundle {
+    let listed = |key_id: &[u8]| published.of(&hex::encode(key_id)).is_some();
+    Bundle::new(trust_domain.clone(), authorities.trusted_roots_if(listed))
         .expect("the roots were read as CA certificates when they were loaded or made")
 }
 
@@ -186,7 +187,8 @@ impl Backend for AppBackend {
                 context: RequestContext { request_id: ask.request_id, ..RequestContext::default() },
             };
             let issued = self.street.issue(caller, request).await.map_err(|why| status::of_issue(&why))?;
-            Ok(wire(&issued, &bundle(&self.trust_domain, &self.authorities_now())))
+            let published = self.revoker.published();
+            Ok(wire(&issued, &bundle(&self.trust_domain, &self.authorities_now(), &published)))
         })
     }
 
@@ -206,18 +208,16 @@ impl Backend for AppBackend {
 
     fn authorities(&self) -> Vec<AuthoritySchedule> {
         let (authorities, now) = (self.authorities_now(), self.clock.now());
-        let bundles = Arc::clone(&self.feed.bundles().borrow());
-        let current = bundles.get(&self.trust_domain).map(|bundle| bundle.version.as_str());
-        let held_by = self.feed.count_live(|proxy| !proxy.is_certificate && proxy.acked_version.as_deref() == current);
+        let held_by = |key_id: &String| self.feed.count_live(|proxy| proxy.covers.contains(key_id));
         let times = AuthorityTimes::new(self.issuing_lifetime, self.street.policy().longest_lifetime()).ok();
         let schedule = |authority: &Arc<Authority>| AuthoritySchedule {
+            held_by: held_by(&hex::encode(authority.issuer().key_id())),
             key_id: hex::encode(authority.issuer().key_id()),
             next_change_at: times.and_then(|times| {
                 let slot = authority.slot(times.longest_leaf());
                 let issuing = authority.name().level == Level::Issuing;
                 issuing.then(|| authority_plan(&[slot], times, now).next).flatten()
             }),
-            held_by: if authority.name().level == Level::Root { held_by } else { 0 },
         };
         [Level::Root, Level::Intermediate, Level::Issuing]
             .iter()
@@ -228,7 +228,7 @@ impl Backend for AppBackend {
 
     fn bundle(&self) -> pb::Bundle {
         let authorities = self.authorities_now();
-        let bundle = bundle(&self.trust_domain, &authorities);
+        let bundle = bundle(&self.trust_domain, &authorities, &self.revoker.published());
         let json = bundle.spiffe_json(bundle_sequence(&authorities), REFRESH_HINT_S);
         pb::Bundle {
             trust_domain: self.trust_domain.to_string(),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use time::OffsetDateTime;
+use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use super::directory::{DataDirectory, DirectoryError};
@@ -28,6 +29,7 @@ use crate::feed::Feed;
 use crate::feed::street::StreetSource;
 use crate::identity::TrustDomain;
 use crate::keys::sealed::{SealedError, SealedStore};
+use crate::policy::schedule::Evidence;
 use crate::policy::{Policy, starter};
 use crate::revocation::{Revoker, RevokerParts};
 use crate::secret::{SecretFileError, write_private};
@@ -119,6 +121,8 @@ pub(super) struct State {
     pub(super) store: Arc<dyn Store>,
     pub(super) street: Street,
     pub(super) revoker: Revoker,
+    /// What is known of a root that waits.
+    pub(super) evidence: watch::Sender<Option<Arc<Evidence<Name>>>>,
     pub(super) metrics: Metrics,
     /// Until it is handed to its task.
     pub(super) keeper: Option<Keeper>,
@@ -193,6 +197,7 @@ impl State {
             store,
             street,
             revoker,
+            evidence: watch::Sender::default(),
             metrics,
             keeper: Some(keeper),
             made,
@@ -340,6 +345,7 @@ fn plan(settings: &Settings, policy: &Policy) -> AuthorityPlan {
         issuing_key: settings.ca.issuing.key,
         issuing_lifetime: settings.ca.issuing.lifetime,
         longest_leaf: policy.longest_lifetime(),
+        silent_wait: settings.ca.silent_wait,
     }
 }
 

@@ -242,6 +242,7 @@ async fn open(world: &World, ledger_tasks: &Tasks) -> Result<Server, String> {
         issuing_key: KeyAlgorithm::P256,
         issuing_lifetime: DAY * 30,
         longest_leaf: policy.longest_lifetime(),
+        silent_wait: None,
     };
     let parts = KeeperParts {
         keys,
