@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use time::OffsetDateTime;
+use tokio::sync::watch;
 use tonic::Status;
 use tracing::error;
 
 use super::addresses::Addresses;
 use super::lag::IndexLag;
 use super::reload::Reloader;
-use super::state::State;
+use super::roots;
+use super::state::{State, upstream};
 use crate::api::admin::backend::{
     AuthoritySchedule, Backend, Head, Holding, IssueAsk, LedgerAccess, PolicyInForce, Receipt, ServerFacts,
 };
@@ -21,13 +23,15 @@ use crate::attest::AttestError;
 use crate::audit::event::{Event, Sealed};
 use crate::audit::ledger::{Health, Ledger, Position};
 use crate::audit::personal::ErasurePool;
+use crate::ca::authority::another_upstream;
+use crate::ca::authority::root;
 use crate::ca::issue::{IssueRequest, Issued, KeyRequest, RequestContext, Street, Unattested};
-use crate::ca::slot::{Authorities, Authority, Level};
+use crate::ca::slot::{Authorities, Authority, Level, Name};
 use crate::caller::Caller;
 use crate::clock::{Clock, rfc3339_seconds};
 use crate::feed::Feed;
 use crate::identity::TrustDomain;
-use crate::policy::schedule::{AuthorityTimes, authority_plan};
+use crate::policy::schedule::{AuthorityTimes, Evidence, RootTimes, authority_plan};
 use crate::policy::{ADMIN_SOCKET, Wanted};
 use crate::proto::chancery::admin::v1 as pb;
 use crate::revocation::{CrlSet, Revoker};
@@ -50,6 +54,9 @@ pub(super) struct AppBackend {
     lag: IndexLag,
     sealed_beside: bool,
     issuing_lifetime: Duration,
+    silent_wait: Option<Duration>,
+    upstream: Option<String>,
+    evidence: watch::Receiver<Option<Arc<Evidence<Name>>>>,
     started_at: OffsetDateTime,
     listeners: Vec<pb::Listener>,
     notes: Vec<String>,
@@ -74,10 +81,18 @@ impl AppBackend {
             lag,
             sealed_beside: settings.sealing_key.is_none(),
             issuing_lifetime: settings.ca.issuing.lifetime,
+            silent_wait: settings.ca.silent_wait,
+            upstream: upstream(settings).map(|upstream| upstream.name().to_owned()),
+            evidence: state.evidence.subscribe(),
             started_at: state.started_at,
             listeners: listeners(addresses),
             notes: state.notes.clone(),
         }
+    }
+
+    fn times(&self) -> Option<RootTimes> {
+        let issuing = AuthorityTimes::new(self.issuing_lifetime, self.street.policy().longest_lifetime()).ok()?;
+        Some(root::times(issuing, self.issuing_lifetime, self.silent_wait))
     }
 
     fn authorities_now(&self) -> Arc<Authorities> {
@@ -90,6 +105,8 @@ impl AppBackend {
         let mut warnings: Vec<String> = self.sealed_beside.then(|| sealed.to_owned()).into_iter().collect();
         warnings.extend(self.notes.iter().cloned());
         warnings.extend(self.reloader.warnings());
+        let root = self.authorities_now().active_root();
+        warnings.extend(root.and_then(|root| another_upstream(&root, self.upstream.as_deref())));
         warnings
     }
 }
@@ -206,18 +223,29 @@ impl Backend for AppBackend {
         self.feed.count_live(|proxy| proxy.renew_at.is_some_and(|due| due < at))
     }
 
+    fn evidence(&self) -> Option<(String, pb::RootEvidence)> {
+        let evidence = self.evidence.borrow().clone()?;
+        Some((evidence.root.to_string(), roots::wire(&evidence, self.clock.now())))
+    }
+
     fn authorities(&self) -> Vec<AuthoritySchedule> {
         let (authorities, now) = (self.authorities_now(), self.clock.now());
         let held_by = |key_id: &String| self.feed.count_live(|proxy| proxy.covers.contains(key_id));
-        let times = AuthorityTimes::new(self.issuing_lifetime, self.street.policy().longest_lifetime()).ok();
+        let root = authorities.active_root().map(|root| root.name());
+        let next = |authority: &Arc<Authority>| {
+            let times = self.times()?.issuing;
+            let has_turn = || authorities.root_of(authority).map(|root| root.name()) == root;
+            match (authority.name().level, authority.state()) {
+                (Level::Root | Level::Intermediate, _) => None,
+                (Level::Issuing, crate::ca::slot::State::Prepared) if !has_turn() => None,
+                (Level::Issuing, _) => authority_plan(&[authority.slot(times.longest_leaf())], times, now).next,
+            }
+        };
         let schedule = |authority: &Arc<Authority>| AuthoritySchedule {
             held_by: held_by(&hex::encode(authority.issuer().key_id())),
             key_id: hex::encode(authority.issuer().key_id()),
-            next_change_at: times.and_then(|times| {
-                let slot = authority.slot(times.longest_leaf());
-                let issuing = authority.name().level == Level::Issuing;
-                issuing.then(|| authority_plan(&[slot], times, now).next).flatten()
-            }),
+            next_change_at: next(authority),
+            published_at: authority.published(),
         };
         [Level::Root, Level::Intermediate, Level::Issuing]
             .iter()
@@ -251,6 +279,7 @@ impl Backend for AppBackend {
         problems.extend(self.lag.problem());
         let ready = problems.is_empty();
         problems.extend(crl_problems(&self.revoker.published(), &authorities, now));
+        problems.extend(self.times().and_then(|times| roots::late(&authorities, times, now)));
         ServerFacts {
             trust_domain: self.trust_domain.to_string(),
             started_at: Some(self.started_at),

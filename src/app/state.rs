@@ -333,7 +333,7 @@ fn holds_nothing(ledger: &Path) -> bool {
 }
 
 /// Who signs the issuing CA, where that is not a root of our own.
-fn upstream(settings: &Settings) -> Option<Arc<dyn Upstream>> {
+pub(super) fn upstream(settings: &Settings) -> Option<Arc<dyn Upstream>> {
     settings.upstream.clone().map(|vault| Arc::new(Vault::new(vault)) as Arc<dyn Upstream>)
 }
 

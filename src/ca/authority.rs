@@ -38,12 +38,13 @@ use crate::store::{AuthorityRow, LiveCount};
 use crate::upstream::Upstream;
 use crate::x509::KeyAlgorithm;
 
-pub(crate) mod above;
+mod above;
 mod load;
 mod make;
 mod received;
 
 use above::Pending;
+pub use above::another_upstream;
 pub use error::AuthorityError;
 pub use received::ReceivedError;
 

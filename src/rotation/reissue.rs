@@ -21,7 +21,7 @@ use crate::store::{Found, Store, StoreError};
 use crate::tasks::Tasks;
 
 /// How often it is looked for certificates under a root that retires: whoever comes back after the hand-over is found.
-const EVERY: Duration = Duration::from_secs(30);
+const EVERY: Duration = Duration::from_secs(10);
 
 pub(super) struct Reissue {
     feed: Feed,

@@ -221,7 +221,7 @@ impl Keeper {
 
 /// In words, where `configured` is another than who made `root`.
 #[must_use]
-pub(crate) fn another_upstream(root: &Authority, configured: Option<&str>) -> Option<String> {
+pub fn another_upstream(root: &Authority, configured: Option<&str>) -> Option<String> {
     let name = root.name;
     match (root.upstream(), configured) {
         (None, None) => None,

@@ -68,6 +68,12 @@ pub fn slots(authorities: &Authorities, longest_leaf: Duration) -> Vec<RootSlot<
     authorities.at(Level::Root).map(slot).collect()
 }
 
+/// The newest root that is prepared.
+#[must_use]
+pub fn next(slots: &[RootSlot<Name>]) -> Option<Name> {
+    slots.iter().rfind(|slot| slot.state == State::Prepared).map(|slot| slot.key)
+}
+
 /// The lengths that roots follow.
 #[must_use]
 pub fn times(issuing: AuthorityTimes, issuing_lifetime: Duration, silent_wait: Option<Duration>) -> RootTimes {

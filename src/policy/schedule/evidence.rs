@@ -52,7 +52,7 @@ pub struct HeldCertificate {
     pub caller: String,
     /// When it was issued, or since when the stream of a bundle is there.
     pub issued: OffsetDateTime,
-    /// When its holder has no say any more; never for a process that takes bundles only.
+    /// When its holder has no say any more; never for one that is connected, or takes bundles only.
     pub until: Option<OffsetDateTime>,
     /// How it came to its holder.
     pub handed: Handed,
@@ -110,7 +110,7 @@ pub struct Evidence<K> {
     pub behind: Vec<LeftBehind>,
     /// Until when those are waited for that acknowledge nothing.
     pub silent_until: OffsetDateTime,
-    /// The end of the last certificate whose holder is left behind; `None` where one of them has no end, or nobody is.
+    /// The end of the last certificate whose holder is left behind; `None` where one of them is connected, or nobody is.
     pub last_end: Option<OffsetDateTime>,
 }
 
@@ -161,12 +161,16 @@ pub fn gather<K>(
 ) -> Evidence<K> {
     let (mut holders, mut holding, mut behind) = (0, 0, Vec::new());
     let (mut last_end, mut endless) = (None, false);
-    for certificate in all {
+    for mut certificate in all {
         holders += 1;
         let Some(why) = judge(&certificate, published) else {
             holding += 1;
             continue;
         };
+        // Whoever is connected is given another before it ends.
+        if matches!(why, Why::Refused(_) | Why::NotAcknowledged) {
+            certificate.until = None;
+        }
         endless |= certificate.until.is_none();
         last_end = certificate.until.max(last_end);
         behind.push(LeftBehind { certificate, why });
