@@ -147,7 +147,6 @@ impl State {
         let mut notes: Vec<String> = opened.recovered.iter().map(whole_again).collect();
         let (store, mut projection) = index(&directory, &ledger, &mut notes)?;
         let (started_at, metrics) = (clock.now(), metrics(&ledger, &mut projection, clock.now()));
-        let upstream = upstream(settings);
         let parts = KeeperParts {
             keys,
             ledger: ledger.clone(),
@@ -155,7 +154,7 @@ impl State {
             entropy: entropy.clone(),
             recorder: recorder.clone(),
             plan: plan(settings, &policy),
-            upstream: upstream.clone(),
+            upstream: upstream(settings),
         };
         let mut keeper = Keeper::open(parts, &store.authorities()?, &store.live(clock.now().unix_timestamp())?)?;
         let street = Street::new(Parts {
@@ -177,7 +176,7 @@ impl State {
             trust_domain: settings.trust_domain.clone(),
             directory: directory.path().join("crl"),
             times: settings.crl,
-            upstream,
+            upstream: upstream(settings),
         };
         let (revoker, made) = establish(parts, &mut keeper).await?;
         record_in_force(settings, &street, &ledger, &*store, &recorder, clock.now()).await?;
