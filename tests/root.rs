@@ -15,6 +15,7 @@ use crate::harness::load::Load;
 use crate::harness::pair::{API, Pair, Setup, WEB, bootstrap, few_requests_per_connection};
 use crate::harness::policy::{self, Rule};
 use crate::harness::relay::Relay;
+use crate::harness::vault::Vault;
 use crate::harness::{SOON, alone, eventually, free_port, full, ledger, need, sds};
 
 /// How long certificates live: a roll-over takes two of these at the most.
@@ -454,4 +455,101 @@ fn active_root(server: &Chancery) -> u32 {
     let all = states(server);
     let active = all.iter().filter(|(name, state)| name.starts_with("root") && state == "active");
     active.map(|(name, _)| name.strip_prefix("root ").unwrap().parse().unwrap()).max().unwrap()
+}
+
+/// The table of a Vault above, with a token in a file.
+fn under(vault: &Vault, token: &Path) -> String {
+    format!(
+        "[upstream.vault]\naddress = \"{}\"\ncrl_mounts = [\"pki-root\"]\ntimeout = \"5s\"\n\n\
+         [upstream.vault.login]\nmethod = \"token\"\ntoken_file = \"{}\"\n",
+        vault.url(),
+        token.display()
+    )
+}
+
+fn private(path: &Path, text: &str) {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut file = std::fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(path).unwrap();
+    std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+}
+
+/// Whether the CRLs that were fetched are at hand at the next start; else they come from whoever had them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lists {
+    Kept,
+    Lost,
+}
+
+/// Stops the server and starts it with another upstream; what it had is kept as `former`.
+fn move_to(server: &mut Chancery, upstream: &str, lists: Lists) {
+    let before = std::fs::read_to_string(server.scratch().join("chancery.toml")).unwrap();
+    let former = server.scratch().join("former.toml");
+    std::fs::write(&former, before).unwrap();
+    server.stop();
+    if lists == Lists::Lost {
+        std::fs::remove_dir_all(server.data().join("crl")).unwrap();
+    }
+    server.configure(&configuration(&format!("[upstream]\nformer = \"{}\"\n\n{upstream}", former.display())));
+    server.start();
+}
+
+#[test]
+fn an_installation_moves_to_a_vault_to_another_and_back_and_no_proxy_loses_trust() {
+    let (Some(program), Some(envoy), Some(openssl)) = (need("vault"), need("envoy"), need("openssl")) else { return };
+    let _alone = alone();
+    let [first_files, second_files] = [crate::harness::directory(), crate::harness::directory()];
+    let vaults = [&first_files, &second_files].map(|files| {
+        let vault = Vault::with_hierarchy(&program, files.path());
+        private(&files.path().join("token"), vault.root_token());
+        vault
+    });
+    let tables =
+        [under(&vaults[0], &first_files.path().join("token")), under(&vaults[1], &second_files.path().join("token"))];
+
+    let mut pair = Pair::of(&envoy, server("", LIFE), Setup { lifetime: LIFE, ..Setup::default() });
+    pair.wait_until_it_works();
+    let (client, mut checked) = (Client::start(&pair.chancery), Steps::new(openssl));
+    checked.look(&pair.chancery, &client);
+    let load = Load::start(pair.client.listener());
+    for (number, table) in tables.iter().map(String::as_str).chain([""]).enumerate() {
+        // From one Vault to the other those of the first are fetched from it all the same.
+        move_to(&mut pair.chancery, table, if number == 1 { Lists::Lost } else { Lists::Kept });
+        let server = &pair.chancery;
+        checked.look(server, &client);
+        let status = server.run(&["status"]).expect(0).out;
+        assert!(status.contains("chancery ca rotate root"), "{status}");
+        let old = active_root(server);
+        if let Some(vault) = vaults.get(number) {
+            vault.seal();
+            server.run(&["ca", "rotate", "root"]).expect(1).expect_words(&["is sealed", "unseal it"]);
+            assert!(states(server).iter().all(|(_, state)| state != "prepared"), "nothing is half done");
+            vault.unseal();
+        }
+        server.run(&["ca", "rotate", "root"]).expect(0);
+        // Once it is prepared nobody above is needed.
+        if let Some(vault) = vaults.get(number) {
+            vault.seal();
+        }
+        let new = format!("root {}", old + 1);
+        checked.until(server, &client, &new, "active");
+        checked.until(server, &client, &format!("root {old}"), "retiring");
+        let again = server.run(&["ca", "rotate", "root"]);
+        if let Some(vault) = vaults.get(number) {
+            assert!(again.code == 1 && again.err.contains("is sealed"), "{again:?}");
+            vault.unseal();
+            server.run(&["ca", "rotate", "root"]).expect(1).expect_words(&[&format!("still signs under {new}")]);
+        }
+        load.wait_for(100);
+        checked.look(server, &client);
+    }
+    load.stop().expect_none_failed(500);
+    pair.expect_nothing_refused();
+    println!("{} verifications of {} updates", checked.verified, checked.looked);
+    let all = pair.chancery.run(&["ca", "show", "--all", "--output", "json"]).expect(0).json();
+    let upstreams: Vec<&str> =
+        all["authorities"].as_array().unwrap().iter().map(|one| text(&one["upstream"])).collect();
+    for vault in &vaults {
+        assert!(upstreams.iter().any(|upstream| upstream.contains(vault.url())), "{upstreams:?}");
+    }
+    pair.chancery.run(&["audit", "verify"]).expect(0);
 }

@@ -176,7 +176,7 @@ impl State {
             trust_domain: settings.trust_domain.clone(),
             directory: directory.path().join("crl"),
             times: settings.crl,
-            upstream: upstream(settings),
+            upstreams: upstreams(settings)?,
         };
         let (revoker, made) = establish(parts, &mut keeper).await?;
         record_in_force(settings, &street, &ledger, &*store, &recorder, clock.now()).await?;
@@ -334,6 +334,12 @@ fn holds_nothing(ledger: &Path) -> bool {
 /// Who signs the issuing CA, where that is not a root of our own.
 pub(super) fn upstream(settings: &Settings) -> Option<Arc<dyn Upstream>> {
     settings.upstream.clone().map(|vault| Arc::new(Vault::new(vault)) as Arc<dyn Upstream>)
+}
+
+/// Everyone who may have the CRLs of authorities whose keys are not here.
+fn upstreams(settings: &Settings) -> Result<Vec<Arc<dyn Upstream>>, AppError> {
+    let former = settings.former.as_deref().map(Settings::load).transpose()?;
+    Ok(upstream(settings).into_iter().chain(former.as_ref().and_then(upstream)).collect())
 }
 
 fn plan(settings: &Settings, policy: &Policy) -> AuthorityPlan {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http::StatusCode;
+use tokio::sync::watch;
 
 use super::backend::{REFRESH_HINT_S, bundle, bundle_sequence, problems};
 use super::lag::IndexLag;
@@ -10,9 +11,11 @@ use super::state::State;
 use crate::api::http::{BundleDocument, HttpSources, Route};
 use crate::audit::ledger::{Health, Ledger, LedgerReader, LogInfo};
 use crate::ca::issue::Street;
+use crate::ca::slot::Name;
 use crate::clock::Clock;
 use crate::feed::Feed;
 use crate::identity::TrustDomain;
+use crate::policy::schedule::Evidence;
 use crate::revocation::{CrlSet, Listed, Revoker};
 use crate::store::Store;
 use crate::telemetry::{AuthoritySample, CrlSample, LedgerState, LogSample, Metrics, Sample};
@@ -28,6 +31,7 @@ pub(super) struct Web {
     revoker: Revoker,
     metrics: Metrics,
     lag: IndexLag,
+    evidence: watch::Receiver<Option<Arc<Evidence<Name>>>>,
 }
 
 impl Web {
@@ -42,6 +46,7 @@ impl Web {
             revoker: state.revoker.clone(),
             metrics: state.metrics.clone(),
             lag,
+            evidence: state.evidence.subscribe(),
         })
     }
 
@@ -81,6 +86,10 @@ impl Web {
                 .into_iter()
                 .filter_map(|(level, found)| Some(AuthoritySample { level, not_after: found?.issuer().not_after() }))
                 .collect(),
+            root_holders: {
+                let evidence = self.evidence.borrow();
+                evidence.as_ref().map(|one| (one.holding, one.left_behind())).unwrap_or_default()
+            },
             crls: self.revoker.published().lists.iter().map(crl_sample).collect(),
             policy_hash: self.street.policy().hash_hex().to_owned(),
         }

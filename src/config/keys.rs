@@ -16,7 +16,7 @@ pub(super) const LISTS: [&str; 2] = ["sds.listen", "admin.operator"];
 pub(super) const EXAMPLES: [&str; 1] = ["admin.operator"];
 
 /// What a table is for, in the order of the file.
-pub(super) const TABLES: [(&str, &str); 15] = [
+pub(super) const TABLES: [(&str, &str); 16] = [
     ("", "The server as a whole."),
     ("keys", "The authorities' own keys, in `data_dir/keys`, each sealed."),
     (
@@ -32,6 +32,7 @@ pub(super) const TABLES: [(&str, &str); 15] = [
     ),
     ("ca.root", "The root authority, where one has to be made. Existing authorities keep what they are."),
     ("ca.issuing", "The issuing authority under it. It rolls over by itself, unseen by proxies."),
+    ("upstream", "Who stands above the issuing CA, where that is not a root of this server's own."),
     (
         "upstream.vault",
         "A Vault whose PKI engine signs the issuing CA, so that the root's key never comes here (docs/upstream.md). Without it the root is this server's own.",

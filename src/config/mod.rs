@@ -77,6 +77,8 @@ pub struct Settings {
     pub ledger: LedgerSettings,
     /// The authority above the issuing CA; a root of this server's own where there is none.
     pub upstream: Option<VaultSettings>,
+    /// The configuration file of before a move to another upstream.
+    pub former: Option<PathBuf>,
     /// Bounds.
     pub limits: Limits,
     /// The log for operators.
@@ -317,6 +319,7 @@ impl Settings {
                 crl: CrlTimes::default(),
                 ledger: LedgerSettings::default(),
                 upstream: None,
+                former: None,
                 limits: Limits::default(),
                 log: LogSettings::default(),
             }),

@@ -55,7 +55,9 @@ pub(super) fn read(document: &Document<'_>, base: &Path) -> Option<Settings> {
     let ca = ca(&root.table("ca"));
     let crl = crl(&root.table("crl"));
     let ledger = ledger(&root.table("ledger"));
-    let upstream = upstream::vault(&root.table("upstream"), base);
+    let above = root.table("upstream");
+    let former = above.text("former").map(|path| base.join(path));
+    let upstream = upstream::vault(&above, base);
     let limits = limits(&root.table("limits"));
     let log = log(&root.table("log"));
     root.done();
@@ -71,6 +73,7 @@ pub(super) fn read(document: &Document<'_>, base: &Path) -> Option<Settings> {
         crl,
         ledger,
         upstream,
+        former,
         limits,
         log,
     })

@@ -11,17 +11,18 @@ use crate::ca::slot::{Authorities, Authority};
 use crate::upstream::UpstreamError;
 use crate::x509::crl::Crl;
 
-/// What an upstream gave when it was asked.
+/// What upstreams gave when they were asked.
+#[derive(Default)]
 pub(super) struct Given {
-    upstream: String,
-    lists: Result<Vec<Crl>, UpstreamError>,
+    lists: Vec<Crl>,
+    /// The first that gave nothing.
+    failure: Option<UpstreamError>,
 }
 
 impl Revoker {
-    /// Asks the upstream, once for all of its CAs; nothing where none of their CRLs is due. It may take long, so the book
-    /// is free meanwhile: no revocation waits for it.
+    /// Asks every upstream, once for all CAs; nothing where none of their CRLs is due. It may take long, so the book is free
+    /// meanwhile: no revocation waits for it.
     pub(super) async fn ask_upstream(&self, authorities: &Authorities) -> Option<Given> {
-        let upstream = self.0.upstream.as_ref()?;
         let (now, times) = (self.0.clock.now(), self.times());
         let is_due = |book: &Book, authority: &Authority| {
             authority.key().is_none() && book.wanted(&hex::encode(authority.issuer().key_id()), times, now).is_some()
@@ -31,9 +32,14 @@ impl Revoker {
             return None;
         }
         drop(book);
-        let lists =
-            upstream.crls().await.map(|found| found.into_iter().filter_map(|der| Crl::parse(der).ok()).collect());
-        Some(Given { upstream: upstream.name().to_owned(), lists })
+        let mut given = Given::default();
+        for upstream in &self.0.upstreams {
+            match upstream.crls().await {
+                Ok(found) => given.lists.extend(found.into_iter().filter_map(|der| Crl::parse(der).ok())),
+                Err(failure) => given.failure = given.failure.or(Some(failure)),
+            }
+        }
+        Some(given)
     }
 
     /// Takes the newest CRL of an upstream's CA; the one that is held goes on where there is none newer.
@@ -48,16 +54,8 @@ impl Revoker {
         let now = self.0.clock.now();
         let issuer_key_id = hex::encode(authority.issuer().key_id());
         let held = book.lists.get_mut(&issuer_key_id);
-        let found = match (&given.lists, held.is_some()) {
-            (Ok(found), _) => found.as_slice(),
-            (Err(failure), true) => {
-                warn!(authority = %authority.name(), error = %failure, "no newer CRL; the one that is held goes on");
-                &[]
-            }
-            (Err(failure), false) => return Err(failure.clone().into()),
-        };
         let holds = |crl: &&Crl| crl.this_update() <= now && now < crl.next_update();
-        let ours = found.iter().filter(|crl| crl.verify(authority.issuer()).is_ok()).filter(holds);
+        let ours = given.lists.iter().filter(|crl| crl.verify(authority.issuer()).is_ok()).filter(holds);
         match (ours.max_by_key(|crl| crl.number()), held) {
             (Some(newest), held) if held.as_ref().is_none_or(|held| held.crl.number() < newest.number()) => {
                 let record = self.0.ledger.append(self.0.publish_event(newest.facts(), "imported")).await?.to_string();
@@ -65,14 +63,20 @@ impl Revoker {
                 self.take(book, Listed { issuer, issuer_key_id, crl, record, asked, imported: true }, cause.word());
                 Ok(())
             }
-            (_, Some(held)) => {
+            (found, Some(held)) => {
+                if let (None, Some(failure)) = (found, &given.failure) {
+                    warn!(authority = %authority.name(), error = %failure, "no newer CRL; the one that is held goes on");
+                }
                 held.asked = Some(now);
                 Ok(())
             }
-            (_, None) => {
-                let (upstream, issuer) = (given.upstream.clone(), authority.issuer().name().to_owned());
-                Err(MakeError::NotGiven { upstream, issuer })
-            }
+            (_, None) => match &given.failure {
+                Some(failure) => Err(failure.clone().into()),
+                None => {
+                    let upstream = authority.upstream().unwrap_or("its upstream").to_owned();
+                    Err(MakeError::NotGiven { upstream, issuer: authority.issuer().name().to_owned() })
+                }
+            },
         }
     }
 }

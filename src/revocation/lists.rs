@@ -80,7 +80,7 @@ pub(super) enum MakeError {
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
     #[error(
-        "{upstream} gives no CRL of {issuer} that holds now: name its mount in upstream.vault.crl_mounts, or a file in crl_files"
+        "{upstream} gives no CRL of {issuer} that holds now: name its mount in upstream.vault.crl_mounts, or a file in crl_files; of an upstream of before a move, keep its configuration in upstream.former"
     )]
     NotGiven { upstream: String, issuer: String },
     #[error("its key is not here, so its list is its upstream's to make")]

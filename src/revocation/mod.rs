@@ -246,8 +246,8 @@ pub struct RevokerParts {
     pub directory: PathBuf,
     /// How long CRLs hold.
     pub times: CrlTimes,
-    /// Who has the CRLs of the authorities whose keys are not here.
-    pub upstream: Option<Arc<dyn Upstream>>,
+    /// Who has the CRLs of the authorities whose keys are not here: the one that signs, and those that did before.
+    pub upstreams: Vec<Arc<dyn Upstream>>,
 }
 
 /// Carries revocations out; cheap to clone.
@@ -265,7 +265,7 @@ struct Inner {
     trust_domain: TrustDomain,
     directory: PathBuf,
     times: ArcSwap<CrlTimes>,
-    upstream: Option<Arc<dyn Upstream>>,
+    upstreams: Vec<Arc<dyn Upstream>>,
     /// Held by whoever revokes, releases or renews: one at a time.
     book: Mutex<Book>,
     published: watch::Sender<Arc<CrlSet>>,
@@ -282,7 +282,7 @@ impl Revoker {
     /// [`StoreError`].
     pub fn open(parts: RevokerParts) -> Result<Self, StoreError> {
         let book = Book::open(&parts)?;
-        let RevokerParts { street, ledger, store, clock, recorder, tasks, trust_domain, directory, times, upstream } =
+        let RevokerParts { street, ledger, store, clock, recorder, tasks, trust_domain, directory, times, upstreams } =
             parts;
         Ok(Self(Arc::new(Inner {
             street,
@@ -294,7 +294,7 @@ impl Revoker {
             trust_domain,
             directory,
             times: ArcSwap::from_pointee(times),
-            upstream,
+            upstreams,
             book: Mutex::new(book),
             published: watch::Sender::default(),
             feed: OnceLock::new(),

@@ -133,7 +133,7 @@ impl World {
             trust_domain: domain.clone(),
             directory: self.path().join("crl"),
             times: CrlTimes::default(),
-            upstream: None,
+            upstreams: Vec::new(),
         });
         let revoker = revoker.unwrap();
         keeper.publish_lists_with(Arc::new(revoker.clone()));

@@ -275,7 +275,7 @@ async fn open(world: &World, ledger_tasks: &Tasks) -> Result<Server, String> {
         trust_domain: domain.clone(),
         directory: world.directory.path().join("crl"),
         times: CrlTimes::default(),
-        upstream: None,
+        upstreams: Vec::new(),
     })
     .map_err(|failure| failure.to_string())?;
     keeper.publish_lists_with(Arc::new(revoker.clone()));

@@ -260,6 +260,8 @@ pub struct Sample {
     pub index_lag: u64,
     /// The active root and issuing CA.
     pub authorities: Vec<AuthoritySample>,
+    /// Of a root that waits: who holds it, and who is left behind; zero while none does.
+    pub root_holders: (u64, u64),
     /// Every authority's CRL.
     pub crls: Vec<CrlSample>,
     /// SHA-256 of the policy in force, hex.
@@ -301,6 +303,10 @@ impl Sample {
         let authorities = gauges(all, &table::AUTHORITY_EXPIRY);
         for authority in &self.authorities {
             authorities.get_or_create(&vec![("level", authority.level.into())]).set(seconds(authority.not_after));
+        }
+        let holders = gauges(all, &table::ROOT_HOLDERS);
+        for (state, count) in [("holding", self.root_holders.0), ("behind", self.root_holders.1)] {
+            holders.get_or_create(&vec![("state", state.into())]).set(count as f64);
         }
         self.crls(all);
         let policy = gauges(all, &table::POLICY);

@@ -301,6 +301,13 @@ pub(super) const CRL_UNRECORDED: Spec = spec(
     &[],
     "CRLs that were renewed while the ledger took no records, and are to be recorded first when it does",
 );
+pub(super) const ROOT_HOLDERS: Spec = spec(
+    "chancery_root_holders",
+    Kind::Gauge,
+    Unit::None,
+    &[fixed("state", || vec!["holding", "behind"])],
+    "While a new root waits to take over: whoever can verify what it will sign, and whoever cannot",
+);
 pub(super) const REVOKED: Spec =
     spec("chancery_certificates_revoked_total", Kind::Counter, Unit::None, &[], "Certificates revoked and recorded");
 pub(super) const POLICY: Spec = spec(
@@ -312,7 +319,7 @@ pub(super) const POLICY: Spec = spec(
 );
 
 /// All of them, in the order of the page.
-pub const TABLE: [&Spec; 34] = [
+pub const TABLE: [&Spec; 35] = [
     &ISSUED,
     &REFUSED,
     &ISSUE_SECONDS,
@@ -328,6 +335,7 @@ pub const TABLE: [&Spec; 34] = [
     &ACKS,
     &NACKS,
     &AUTHORITY_EXPIRY,
+    &ROOT_HOLDERS,
     &REVOKED,
     &CRL_NUMBER,
     &CRL_ENTRIES,

@@ -6,12 +6,20 @@ use crate::config::key::{Key, key};
 /// In the order of the file.
 pub(super) const KEYS: &[Key] = &[
     key(
+        "upstream",
+        "former",
+        "a file",
+        Off("\"/etc/chancery/before.toml\""),
+        "This configuration file as it was before a move to another upstream: whoever it names is still asked for CRLs, until the root of before has left every bundle (docs/upstream.md). Nothing else in it counts.",
+        "Left out too early: the CRLs of the old root's CAs are not renewed, and at their end every handshake under it fails; `status` says so long before.",
+    ),
+    key(
         "upstream.vault",
         "address",
         "an address with https, or http on this machine",
         Off("\"https://vault.example.org:8200\""),
         "Where Vault is. With it, Vault signs the issuing CA, and its root is the one that proxies trust.",
-        "It is asked when an issuing CA is due and for CRLs, not for each certificate: while it is away issuing goes on. A data directory that began with a root of its own is refused.",
+        "It is asked when an issuing CA is due and for CRLs, not for each certificate: while it is away issuing goes on. Under a root of this server's own it signs nothing until `chancery ca rotate root` moves over.",
     ),
     key(
         "upstream.vault",
