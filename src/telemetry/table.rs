@@ -382,6 +382,8 @@ const PAGE_TAIL: &str = "
 | `increase(chancery_sds_nacks_total[5m]) > 0` | a proxy cannot use what it gets |
 | `increase(chancery_sign_failures_total[5m]) > 0` | the issuing key does not sign |
 | `chancery_authority_not_after_timestamp_seconds{level=\"issuing\"} - time() < 7 * 86400` | the issuing CA was not rolled over |
+| `chancery_authority_not_after_timestamp_seconds{level=\"root\"} - time() < 92 * 86400` | no root took the place of this one: `chancery ca show` says who is waited for (take your `ca.issuing.lifetime` and two days) |
+| `chancery_root_holders{state=\"behind\"} > 0` for 2 days | a new root waits for somebody: `chancery ca show` names them |
 | `chancery_index_lag_records > 1000` for 10 minutes | what `cert list` shows is old |
 ";
 
