@@ -4,6 +4,7 @@
 //! run, and is a failure where every component is required. Nothing here sleeps to synchronise; [`eventually`] polls
 //! what can be observed and fails at a named deadline.
 
+pub mod chains;
 pub mod chancery;
 pub mod envoy;
 pub mod http;
