@@ -17,6 +17,7 @@ mod disk;
 mod envoy;
 mod errors;
 mod fetch;
+mod files;
 mod hands;
 mod harness;
 mod http;

@@ -35,8 +35,7 @@ use crate::store::embedded::{Embedded, Opened};
 use crate::store::{Store, StoreError};
 use crate::tasks::Tasks;
 use crate::telemetry::{Measured, Metrics};
-use crate::upstream::Upstream;
-use crate::upstream::vault::Vault;
+use crate::upstream::UpstreamSettings;
 
 /// The sealed file of the ledger's signing key.
 pub(super) const LEDGER_KEY: &str = "ledger-1";
@@ -143,7 +142,7 @@ impl State {
         let mut notes: Vec<String> = opened.recovered.iter().map(whole_again).collect();
         let (store, mut projection) = index(&directory, &ledger, &mut notes)?;
         let (started_at, metrics) = (clock.now(), metrics(&ledger, &mut projection, clock.now()));
-        let upstream = upstream(settings);
+        let upstream = settings.upstream.clone().map(UpstreamSettings::build);
         let parts = KeeperParts {
             keys,
             ledger: ledger.clone(),
@@ -327,11 +326,6 @@ fn holds_nothing(ledger: &Path) -> bool {
     names.into_iter().all(|name| name == "lock")
 }
 
-/// Who signs the issuing CA, where that is not a root of our own.
-fn upstream(settings: &Settings) -> Option<Arc<dyn Upstream>> {
-    settings.upstream.clone().map(|vault| Arc::new(Vault::new(vault)) as Arc<dyn Upstream>)
-}
-
 fn plan(settings: &Settings, policy: &Policy) -> AuthorityPlan {
     AuthorityPlan {
         trust_domain: settings.trust_domain.clone(),
@@ -340,6 +334,7 @@ fn plan(settings: &Settings, policy: &Policy) -> AuthorityPlan {
         issuing_key: settings.ca.issuing.key,
         issuing_lifetime: settings.ca.issuing.lifetime,
         longest_leaf: policy.longest_lifetime(),
+        crl_scope: settings.crl.scope,
     }
 }
 

@@ -37,13 +37,16 @@ use crate::store::{AuthorityRow, LiveCount};
 use crate::upstream::{Upstream, UpstreamError};
 use crate::x509::KeyAlgorithm;
 use crate::x509::chain::IssuerError;
+use crate::x509::crl::Scope;
 use crate::x509::draft::DraftError;
 use crate::x509::key::KeyFault;
 
 mod above;
+mod held;
 mod load;
 mod make;
 mod received;
+mod unanswered;
 
 use above::Pending;
 pub use received::ReceivedError;
@@ -69,6 +72,8 @@ pub struct AuthorityPlan {
     pub issuing_lifetime: Duration,
     /// The longest life of a leaf that policy may grant: an issuing CA is replaced while it can still outlive one.
     pub longest_leaf: Duration,
+    /// Of which CAs of a chain a CRL is needed: those must be able to sign one.
+    pub crl_scope: Scope,
 }
 
 /// Why an authority could not be made, loaded or moved.
@@ -137,6 +142,18 @@ pub enum AuthorityError {
         #[source]
         source: ReceivedError,
     },
+    /// The upstream's CA cannot have one below it, and is the issuing CA that is in use already.
+    #[error(
+        "{upstream} holds {name} still, which has no room for a CA below it: put the next CA with its key there before {not_after}"
+    )]
+    SameCa {
+        /// Who.
+        upstream: String,
+        /// Which.
+        name: String,
+        /// Its end.
+        not_after: String,
+    },
     /// An upstream that stands under another root.
     #[error(
         "{upstream} now signs under another root ({found}) than the one that is trusted here ({here}): nothing was changed. If nobody meant that, look for an intruder; put the old issuer back, or begin a new data directory"
@@ -151,14 +168,16 @@ pub enum AuthorityError {
     },
     /// The root's key is ours, and an upstream is configured.
     #[error(
-        "{name} is a root of this server's own, but [upstream.vault] names another authority above it: take that table out, or begin a new data directory"
+        "{name} is a root of this server's own, but [upstream] names another authority above it: take that table out, or begin a new data directory"
     )]
     OwnRoot {
         /// The root.
         name: String,
     },
     /// The root is an upstream's, and none is configured.
-    #[error("{name} is the root of {upstream}: write [upstream.vault] again, because the next issuing CA needs it")]
+    #[error(
+        "{name} is the root of {upstream}: write its table under [upstream] again, because the next issuing CA needs it"
+    )]
     NoUpstream {
         /// The root.
         name: String,
@@ -218,6 +237,8 @@ pub struct Keeper {
     last_issuing: u32,
     /// What the upstream was asked and did not sign yet.
     pending: Option<Pending>,
+    /// What was asked for before this run and has no certificate, oldest first.
+    unanswered: Vec<AuthorityRow>,
     current: watch::Sender<Arc<Authorities>>,
     lists: Option<Arc<dyn Lists>>,
     /// The operator's order that is being carried out.
@@ -243,16 +264,21 @@ impl Keeper {
             last_intermediate: 0,
             last_issuing: 0,
             pending: None,
+            unanswered: Vec::new(),
             current: watch::Sender::default(),
             lists: None,
             acting: None,
         };
         let mut all: Vec<Arc<Authority>> = Vec::new();
+        let held = keeper.held_key();
         for row in rows {
             let name: Name = row.name.parse().map_err(|_| record(&row.name, "its name has another form"))?;
             let last = keeper.last(name.level);
             *last = name.number.max(*last);
-            if let Some(mut authority) = keeper.load(name, row, rows)? {
+            if unanswered::is_unanswered(name, row) {
+                keeper.unanswered.push(row.clone());
+            }
+            if let Some(mut authority) = keeper.load(name, row, rows, held.as_ref())? {
                 let last = live.get(&row.key_id).and_then(|count| count.last_minute);
                 authority.last_before = last.and_then(end_of_minute);
                 all.push(Arc::new(authority));
@@ -283,6 +309,7 @@ impl Keeper {
     pub async fn establish(&mut self) -> Result<Vec<Name>, AuthorityError> {
         let mut made = Vec::new();
         let now = self.parts.clock.now();
+        self.clear_unanswered().await?;
         // Where an upstream signs, its CAs come with the issuing CA's certificate.
         let levels: &[Level] =
             if self.parts.upstream.is_some() { &[Level::Issuing] } else { &[Level::Root, Level::Issuing] };

@@ -65,8 +65,9 @@ impl Vault {
         let policy = r#"
             path "pki/issuer/default/sign-intermediate" { capabilities = ["create", "update"] }
             path "pki/crl/rotate" { capabilities = ["read"] }
+            path "pki/revoke" { capabilities = ["update"] }
         "#;
-        self.write("sys/policies/acl/chancery", &json!({"policy": policy}));
+        self.policy(policy);
         let mounted = self.ask("POST", "sys/auth/approle", Some(&json!({"type": "approle"})));
         assert!([204, 400].contains(&mounted.status), "{mounted:?}");
         let role = json!({"token_policies": ["chancery"], "token_ttl": "60s", "secret_id_num_uses": uses});
@@ -75,6 +76,11 @@ impl Vault {
         let secret_id = self.write("auth/approle/role/chancery/secret-id", &json!({}));
         let text = |value: &Value| value.as_str().expect("a text").to_owned();
         (text(&role_id["data"]["role_id"]), text(&secret_id["data"]["secret_id"]))
+    }
+
+    /// What the role `chancery` may do from now on.
+    pub fn policy(&self, text: &str) {
+        self.write("sys/policies/acl/chancery", &json!({"policy": text}));
     }
 
     /// Where it listens, as a configuration has it.

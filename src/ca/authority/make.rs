@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tracing::info;
 
+use super::held::{Parent, Place};
 use super::{AuthorityError, Keeper};
 use crate::audit::event::{Action, AuthorityFacts};
 use crate::ca::sign::SigningKey;
@@ -18,28 +19,39 @@ use crate::x509::{Serial, SubjectKey};
 impl Keeper {
     /// Steps 1 to 3: key, record, certificate.
     pub(super) async fn prepare(&mut self, level: Level) -> Result<Name, AuthorityError> {
-        if let Some(upstream) = self.parts.upstream.clone().filter(|_| level == Level::Issuing) {
-            return self.prepare_under(&*upstream).await;
-        }
+        let parent = match (level, self.parts.upstream.clone()) {
+            (Level::Issuing, Some(upstream)) => match upstream.held()? {
+                None => return self.prepare_under(&*upstream).await,
+                Some(held) => match self.take_up(held, upstream.name()).await? {
+                    Place::Above(parent) => Some(parent),
+                    Place::Itself(taken) => return self.take_in(taken, upstream.name()).await,
+                },
+            },
+            (Level::Issuing, None) => self.authorities().active_root().and_then(|root| Parent::of(&root)),
+            (Level::Root | Level::Intermediate, _) => None,
+        };
         let name = self.next_name(level)?;
         let (algorithm, lifetime) = match level {
             Level::Root => (self.parts.plan.root_key, self.parts.plan.root_lifetime),
             Level::Intermediate | Level::Issuing => (self.parts.plan.issuing_key, self.parts.plan.issuing_lifetime),
         };
         let key = SigningKey::new(self.parts.keys.generate(&name.key_file(), algorithm)?);
-        let parent = self.authorities().active_root().filter(|_| level == Level::Issuing);
-        let draft = self.draft(name, &key, lifetime, parent.as_deref())?;
-        let facts = asked_for(name, key_id(&key)?, None);
+        let draft = self.draft(name, &key, lifetime, parent.as_ref().map(|parent| &*parent.issuer))?;
+        let upstream = parent.as_ref().and_then(|parent| parent.upstream.clone());
+        let facts = asked_for(name, key_id(&key)?, upstream.as_deref());
         let event = self.event(Action::CaPrepare, facts, |event| event.certificate = Some(draft.facts().clone()));
         let recorded = self.parts.ledger.record(draft, event).await?;
-        let signer = parent.as_ref().and_then(|root| root.key()).unwrap_or(&key);
+        let signer = parent.as_ref().map_or(&key, |parent| &parent.key);
         let issuance = match signer.sign(recorded, &self.parts.clock).await {
             Ok(issuance) => issuance,
             Err((source, position)) => return Err(AuthorityError::Sign { position, source }),
         };
-        let issuer = Arc::new(Issuer::from_der(issuance.signed.der().to_vec(), Vec::new())?);
+        let issuer = Arc::new(Issuer::from_der(
+            issuance.signed.der().to_vec(),
+            parent.map(|one| one.above).unwrap_or_default(),
+        )?);
         let (state, since) = (State::Prepared, self.parts.clock.now());
-        let authority = Authority { name, state, since, issuer, key: Some(key), upstream: None, last_before: None };
+        let authority = Authority { name, state, since, issuer, key: Some(key), upstream, last_before: None };
         let event = self.event(Action::CertificateSigned, authority.facts(State::Prepared), |event| {
             event.refers_to = Some(issuance.position.to_string());
             event.certificate = Some(issuance.signed.facts().clone());
@@ -74,7 +86,7 @@ impl Keeper {
         name: Name,
         key: &SigningKey,
         lifetime: Duration,
-        parent: Option<&Authority>,
+        parent: Option<&Issuer>,
     ) -> Result<Draft, AuthorityError> {
         let now = self.parts.clock.now();
         let profiles = Profiles::builtin();
@@ -90,7 +102,7 @@ impl Keeper {
             serial: Serial::random(&self.parts.entropy),
             lifetime,
         };
-        Ok(Draft::authority(spec, parent.map(|parent| &*parent.issuer), now)?)
+        Ok(Draft::authority(spec, parent, now)?)
     }
 }
 
