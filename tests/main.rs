@@ -23,6 +23,7 @@ mod harness;
 mod http;
 mod layering;
 mod ledger;
+mod logins;
 mod mass;
 mod moved_time;
 mod mtls;

@@ -414,7 +414,8 @@ fn what_vault_was_asked_for_before_a_kill_is_asked_for_again_with_the_same_key()
     chancery.run(&["ca", "rotate", "issuing"]).expect(1);
     assert_eq!(keys(&chancery).len(), 3);
     chancery.run(&["ca", "taint", "issuing 2", "--yes"]).expect(1);
-    let gone = chancery.wait_for_record("ca.retire", |one| one["authority"]["name"] == "issuing 3");
+    let gone = chancery
+        .wait_for_record("ca.retire", |one| one["action"] == "ca.retire" && one["authority"]["name"] == "issuing 3");
     assert_eq!(gone["authority"]["state"], "gone");
     assert_eq!(keys(&chancery), ["issuing-1.sealed", "issuing-2.sealed", "issuing-4.sealed"]);
     chancery.run(&["audit", "verify"]).expect(0);
