@@ -100,7 +100,7 @@ fn token_review(good: String) -> SocketAddr {
             json!({"authenticated": false})
         };
         let answer = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "status": status});
-        (axum::http::StatusCode::CREATED, [("content-type", "application/json")], answer.to_string())
+        (http::StatusCode::CREATED, [("content-type", "application/json")], answer.to_string())
     };
     let app = axum::Router::new().route("/apis/authentication.k8s.io/v1/tokenreviews", post(review));
     std::thread::spawn(move || {

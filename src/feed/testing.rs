@@ -49,6 +49,7 @@ pub(crate) fn bundle(pem: &str) -> TrustBundle {
         crl_pem: Vec::new(),
         crl_scope: crate::x509::crl::Scope::default(),
         version,
+        covers: Arc::default(),
     }
 }
 

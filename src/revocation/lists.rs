@@ -401,6 +401,7 @@ impl Revoker {
         let needed = self.times().scope == Scope::WholeChain;
         let roots = authorities.trusted_roots_if(|key_id| !needed || book.lists.contains_key(&hex::encode(key_id)));
         let bundle = Bundle::new(self.0.trust_domain.clone(), roots).map_err(|why| why.to_string())?;
+        let covers: Arc<[String]> = lists.iter().map(|listed| listed.issuer_key_id.clone()).collect();
         let mut content = digest::Context::new(&digest::SHA256);
         content.update(bundle.version().as_bytes());
         content.update(&pem);
@@ -417,6 +418,7 @@ impl Revoker {
                 crl_pem: pem.to_vec(),
                 crl_scope: self.times().scope,
                 version: version.clone(),
+                covers,
             });
         }
         Ok(version)

@@ -102,6 +102,7 @@ impl World {
             issuing_lifetime: DAY * 90,
             longest_leaf: policy.longest_lifetime(),
             crl_scope: Scope::default(),
+            silent_wait: None,
         };
         let parts = KeeperParts {
             keys,

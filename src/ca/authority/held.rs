@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
+use super::above::Above;
 use super::received::{self, ReceivedError};
 use super::{AuthorityError, Keeper};
 use crate::audit::event::Action;
@@ -31,7 +32,7 @@ pub(super) struct Parent {
 
 /// Where a CA that is held takes its place.
 #[derive(Debug)]
-pub(super) enum Place {
+enum Place {
     /// Above the issuing CA.
     Above(Parent),
     /// It is the issuing CA.
@@ -40,7 +41,7 @@ pub(super) enum Place {
 
 /// A CA that becomes the issuing one.
 #[derive(Debug)]
-pub(super) struct Taken {
+struct Taken {
     issuer: Arc<Issuer>,
     key: FileSigner,
 }
@@ -68,8 +69,21 @@ impl Keeper {
         }
     }
 
+    /// Makes the next issuing CA with a CA that is held, under the root that `root` says.
+    pub(super) async fn prepare_held(
+        &mut self,
+        held: HeldCa,
+        upstream: &str,
+        root: Above,
+    ) -> Result<Name, AuthorityError> {
+        match self.take_up(held, upstream, root).await? {
+            Place::Above(parent) => self.prepare_own(Level::Issuing, Some(parent)).await,
+            Place::Itself(taken) => self.take_in(taken, upstream).await,
+        }
+    }
+
     /// Checks a CA that is held and those above it, and takes them on record.
-    pub(super) async fn take_up(&mut self, held: HeldCa, upstream: &str) -> Result<Place, AuthorityError> {
+    async fn take_up(&mut self, held: HeldCa, upstream: &str, root: Above) -> Result<Place, AuthorityError> {
         let HeldCa { certificate, above, key, lists } = held;
         let (now, scope) = (self.parts.clock.now(), self.parts.plan.crl_scope);
         let refused = |source| AuthorityError::Received { upstream: upstream.to_owned(), source };
@@ -81,6 +95,7 @@ impl Keeper {
                 let source = ReceivedError::OthersList { name: issuer.name().to_owned() };
                 return Err(refused(source));
             }
+            self.check_root(&all, upstream, root)?;
             self.adopt(&all, upstream, None).await?;
             return Ok(Place::Itself(Taken { issuer, key }));
         }
@@ -91,13 +106,14 @@ impl Keeper {
             let (not_after, least) = (rfc3339_seconds(end), crate::toml_reader::render_span(self.least()));
             return Err(refused(ReceivedError::TooShort { not_after, least }));
         }
+        self.check_root(&all, upstream, root)?;
         let key = SigningKey::new(Arc::new(key));
         self.adopt(&all, upstream, Some(&key).filter(|_| lists == ListsOfHeld::MadeHere)).await?;
         Ok(Place::Above(Parent { issuer, key, above: whole, upstream: Some(upstream.to_owned()) }))
     }
 
     /// Makes a CA that is held the issuing one: its key is sealed, then it is on record.
-    pub(super) async fn take_in(&mut self, taken: Taken, upstream: &str) -> Result<Name, AuthorityError> {
+    async fn take_in(&mut self, taken: Taken, upstream: &str) -> Result<Name, AuthorityError> {
         let Taken { issuer, key } = taken;
         if let Some(same) = self.authorities().at(Level::Issuing).find(|known| known.issuer().der() == issuer.der()) {
             let (name, not_after) = (same.name().to_string(), rfc3339_seconds(issuer.not_after()));
@@ -107,8 +123,16 @@ impl Keeper {
         let key = Some(SigningKey::new(self.parts.keys.import(&name.key_file(), &key)?));
         let facts = received::facts(&issuer, word(Level::Issuing))?;
         let (state, since) = (State::Prepared, self.parts.clock.now());
-        let authority =
-            Authority { name, state, since, issuer, key, upstream: Some(upstream.to_owned()), last_before: None };
+        let authority = Authority {
+            name,
+            state,
+            since,
+            issuer,
+            key,
+            upstream: Some(upstream.to_owned()),
+            published: None,
+            last_before: None,
+        };
         let event = self.event(Action::CaPrepare, authority.facts(state), |event| event.certificate = Some(facts));
         let position = self.parts.ledger.append(event).await?;
         info!(authority = %name, upstream, subject = authority.issuer().name(), "taken over as the issuing CA");

@@ -36,7 +36,10 @@ impl Keeper {
             return Err(AuthorityError::OtherKey { name: row.name.clone() });
         }
         let key = key.or_else(|| held.filter(|held| held.spki_der() == issuer.key().spki_der()).cloned());
-        Ok(Some(Authority { name, state, since, issuer, key, upstream: row.upstream.clone(), last_before: None }))
+        let published = row.published.as_deref().map(parse_rfc3339).transpose();
+        let published = published.map_err(|_| record(&row.name, "its time cannot be read"))?;
+        let upstream = row.upstream.clone();
+        Ok(Some(Authority { name, state, since, issuer, key, upstream, published, last_before: None }))
     }
 }
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tracing::info;
 
-use super::held::{Parent, Place};
-use super::{AuthorityError, Keeper};
+use super::above::Above;
+use super::held::Parent;
+use super::{AuthorityError, Keeper, record};
 use crate::audit::event::{Action, AuthorityFacts};
 use crate::ca::sign::SigningKey;
 use crate::ca::slot::{Authority, Level, Name, State, word};
@@ -17,19 +18,33 @@ use crate::x509::profile::{AuthorityProfile, Profiles};
 use crate::x509::{Serial, SubjectKey};
 
 impl Keeper {
-    /// Steps 1 to 3: key, record, certificate.
+    /// Steps 1 to 3: a root of our own, or the next issuing CA under the root that is active.
     pub(super) async fn prepare(&mut self, level: Level) -> Result<Name, AuthorityError> {
-        let parent = match (level, self.parts.upstream.clone()) {
-            (Level::Issuing, Some(upstream)) => match upstream.held()? {
-                None => return self.prepare_under(&*upstream).await,
-                Some(held) => match self.take_up(held, upstream.name()).await? {
-                    Place::Above(parent) => Some(parent),
-                    Place::Itself(taken) => return self.take_in(taken, upstream.name()).await,
-                },
-            },
-            (Level::Issuing, None) => self.authorities().active_root().and_then(|root| Parent::of(&root)),
-            (Level::Root | Level::Intermediate, _) => None,
-        };
+        match (level, self.authorities().active_root(), self.parts.upstream.clone()) {
+            (Level::Root, _, _) => self.prepare_own(level, None).await,
+            (Level::Intermediate | Level::Issuing, Some(root), _) => self.prepare_below(&root).await,
+            (Level::Intermediate | Level::Issuing, None, Some(upstream)) => {
+                self.prepare_under(&*upstream, Above::New).await
+            }
+            (Level::Intermediate | Level::Issuing, None, None) => Err(record("the root", "it vanished")),
+        }
+    }
+
+    /// Steps 1 to 3: an issuing CA under `root`, by whoever has its key.
+    pub(super) async fn prepare_below(&mut self, root: &Arc<Authority>) -> Result<Name, AuthorityError> {
+        let own = Parent::of(root).filter(|_| root.upstream.is_none());
+        match (own, self.parts.upstream.clone()) {
+            (Some(root), _) => self.prepare_own(Level::Issuing, Some(root)).await,
+            (None, Some(upstream)) => self.prepare_under(&*upstream, Above::Known(root.name)).await,
+            (None, None) => {
+                let (name, upstream) = (root.name.to_string(), root.upstream.clone().unwrap_or_default());
+                Err(AuthorityError::NoUpstream { name, upstream })
+            }
+        }
+    }
+
+    /// Steps 1 to 3: key, record, certificate, under `parent` or by itself.
+    pub(super) async fn prepare_own(&mut self, level: Level, parent: Option<Parent>) -> Result<Name, AuthorityError> {
         let name = self.next_name(level)?;
         let (algorithm, lifetime) = match level {
             Level::Root => (self.parts.plan.root_key, self.parts.plan.root_lifetime),
@@ -46,12 +61,11 @@ impl Keeper {
             Ok(issuance) => issuance,
             Err((source, position)) => return Err(AuthorityError::Sign { position, source }),
         };
-        let issuer = Arc::new(Issuer::from_der(
-            issuance.signed.der().to_vec(),
-            parent.map(|one| one.above).unwrap_or_default(),
-        )?);
+        let above = parent.map(|parent| parent.above).unwrap_or_default();
+        let issuer = Arc::new(Issuer::from_der(issuance.signed.der().to_vec(), above)?);
         let (state, since) = (State::Prepared, self.parts.clock.now());
-        let authority = Authority { name, state, since, issuer, key: Some(key), upstream, last_before: None };
+        let authority =
+            Authority { name, state, since, issuer, key: Some(key), upstream, published: None, last_before: None };
         let event = self.event(Action::CertificateSigned, authority.facts(State::Prepared), |event| {
             event.refers_to = Some(issuance.position.to_string());
             event.certificate = Some(issuance.signed.facts().clone());
