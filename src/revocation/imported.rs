@@ -14,9 +14,19 @@ use crate::x509::crl::Crl;
 /// What upstreams gave when they were asked.
 #[derive(Default)]
 pub(super) struct Given {
-    lists: Vec<Crl>,
+    pub(super) lists: Vec<Crl>,
     /// The first that gave nothing.
-    failure: Option<UpstreamError>,
+    pub(super) failure: Option<UpstreamError>,
+}
+
+impl Given {
+    /// Adds what one of them gave; what cannot be read is none.
+    pub(super) fn take(&mut self, given: Result<Vec<Vec<u8>>, UpstreamError>) {
+        match given {
+            Ok(found) => self.lists.extend(found.into_iter().filter_map(|der| Crl::parse(der).ok())),
+            Err(failure) => self.failure = self.failure.take().or(Some(failure)),
+        }
+    }
 }
 
 impl Revoker {
@@ -34,10 +44,7 @@ impl Revoker {
         drop(book);
         let mut given = Given::default();
         for upstream in &self.0.upstreams {
-            match upstream.crls().await {
-                Ok(found) => given.lists.extend(found.into_iter().filter_map(|der| Crl::parse(der).ok())),
-                Err(failure) => given.failure = given.failure.or(Some(failure)),
-            }
+            given.take(upstream.crls().await);
         }
         Some(given)
     }

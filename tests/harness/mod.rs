@@ -11,6 +11,7 @@ pub mod http;
 pub mod ledger;
 pub mod load;
 pub mod mtls;
+pub mod openssl;
 pub mod pair;
 pub mod policy;
 pub mod process;
