@@ -10,6 +10,7 @@ use time::OffsetDateTime;
 use tracing::{error, info, warn};
 
 use super::directory::{DataDirectory, DirectoryError};
+use super::held;
 use super::projection::{Projection, ProjectionError};
 use super::snapshot;
 use super::sockets::SocketError;
@@ -136,12 +137,13 @@ impl State {
         let (tasks, ledger_tasks) = (Tasks::new(), Tasks::new());
         let recorder = Recorder::new(entropy.clone());
         let directory = DataDirectory::open(&settings.data_dir, &settings.trust_domain)?;
-        let (policy, keys) = (Arc::new(read_policy(settings, &directory)?), sealed_keys(settings, &directory)?);
+        let (policy, keys) = (read_policy(settings, &directory)?, sealed_keys(settings, &directory)?);
         let personal = Arc::new(ErasurePool::open(&directory.path().join("erasure"), entropy.clone())?);
         let options = ledger_options(settings, &directory, checkpoint_key(&keys, &directory)?);
         let (ledger, opened) = Ledger::open(options, clock.clone(), &recorder, &ledger_tasks).await?;
         let mut notes: Vec<String> = opened.recovered.iter().map(whole_again).collect();
         let (store, mut projection) = index(&directory, &ledger, &mut notes)?;
+        let policy = Arc::new(held::at_start(settings, &*store, policy)?);
         let (started_at, metrics) = (clock.now(), metrics(&ledger, &mut projection, clock.now()));
         let upstream = upstream(settings);
         let parts = KeeperParts {

@@ -23,7 +23,8 @@ below show every field.
   you do not know.
 - Times are RFC 3339 in UTC; serials and hashes are lower-case hex; what does not apply is `null` or an empty text or list.
 - An error goes to standard error as `{\"error\":{\"exit_code\":2,\"message\":\"…\"}}`. The message is for people; scripts go by the exit code:
-  0 done, 1 failed, 2 wrong usage, input or configuration, 3 refused, 4 no server answers, 5 verification failed.
+  0 done, 1 failed, 2 wrong usage, input or configuration, 3 refused, 4 no server answers, 5 verification failed, 6 waits
+  for a second operator (nothing is done yet; the message names the request).
 - `policy explain`, `audit verify`, `doctor` and `probe` print their answer in full and say no by the exit code (3, 5, 1, and 3 or 5).
 - The messages of a running server are those of `proto/chancery/admin/v1/admin.proto`, where each field is explained.
 ";
@@ -143,6 +144,8 @@ fn of_a_server(page: &mut String) {
         listeners: vec![listener],
         policy_hash: HASH.into(),
         crls: vec![crl()],
+        breakglass: Some(breakglass()),
+        approvals_open: 1,
     };
     section(page, "status", &status);
     let list = pb::CertificateList {
@@ -225,6 +228,57 @@ fn of_hands(page: &mut String) {
     let deny =
         pb::Deny { pattern: pattern(), since: BEGIN.into(), reason: "keyCompromise".into(), record: RECORD.into() };
     section(page, "cert list --denied", &pb::DenyList { denies: vec![deny] });
+}
+
+fn breakglass() -> pb::Breakglass {
+    pb::Breakglass {
+        id: "5e0c4015899a".into(),
+        opened_at: BEGIN.into(),
+        until: "2026-11-23T13:15:00Z".into(),
+        opened_by: Some("kim".into()),
+        reason: "INC-7".into(),
+        record: RECORD.into(),
+        acts: 2,
+    }
+}
+
+fn of_two_operators(page: &mut String) {
+    let request = pb::Approval {
+        id: "5e0c4015899a".into(),
+        state: "used".into(),
+        act: "ca.taint".into(),
+        subject: "issuing 3".into(),
+        description: "ca.taint issuing 3 (active), under which 214 certificates live".into(),
+        digest: HASH.into(),
+        asked_at: BEGIN.into(),
+        until: "2026-11-23T14:00:00Z".into(),
+        asked_by: Some("kim".into()),
+        reason: Some("INC-7".into()),
+        record: RECORD.into(),
+        answered_at: Some("2026-11-23T13:01:00Z".into()),
+        answered_by: Some("lou".into()),
+        answer: Some("seen".into()),
+        answer_record: Some("example.org/ledger/ca-2026#12".into()),
+        used: Some("example.org/ledger/ca-2026#13".into()),
+    };
+    section(page, "approval list", &pb::ApprovalList { approvals: vec![request.clone()] });
+    section(page, "approval show ID`, `approval grant ID` and `approval refuse ID", &request);
+    let sealed = super::breakglass::SealOutput {
+        id: "5e0c4015899a".into(),
+        credential: Some("chancery-breakglass-…".into()),
+        file: None,
+        record: RECORD.into(),
+        replaced: true,
+    };
+    section(page, "breakglass seal", &sealed);
+    section(page, "breakglass open --reason TEXT", &breakglass());
+    let closed = pb::BreakglassClosed {
+        id: "5e0c4015899a".into(),
+        record: "example.org/ledger/ca-2026#20".into(),
+        acts: vec!["example.org/ledger/ca-2026#13 ca.taint".into()],
+        count: 1,
+    };
+    section(page, "breakglass close", &closed);
 }
 
 fn of_authorities(page: &mut String, reissued: Option<cert::rotate::RotateOutput>) {
@@ -436,6 +490,7 @@ fn the_page_shows_what_is_printed() {
     let mut page = HEAD.to_owned();
     of_a_server(&mut page);
     of_hands(&mut page);
+    of_two_operators(&mut page);
     of_policy(&mut page);
     of_files(&mut page);
     of_the_ledger(&mut page);

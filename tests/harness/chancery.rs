@@ -128,6 +128,11 @@ impl Chancery {
 
     /// `chancery up` in a new directory with these options, ready.
     pub fn with(options: Options) -> Self {
+        Self::with_files(options, &[])
+    }
+
+    /// The same, beside files of these names and texts.
+    pub fn with_files(options: Options, files: &[(&str, &str)]) -> Self {
         let directory = directory();
         let disk = options.disk_mib.map(|mib| Disk::mount(directory.path(), mib));
         let mut server = Self { process: None, _disk: disk, directory, options };
@@ -136,6 +141,9 @@ impl Chancery {
         std::fs::set_permissions(server.data(), private).expect("its permissions");
         if let Some(policy) = &server.options.policy {
             std::fs::write(server.data().join("policy.toml"), policy).expect("the policy file");
+        }
+        for (name, text) in files {
+            std::fs::write(server.scratch().join(name), text).expect("a file");
         }
         server.start();
         server
