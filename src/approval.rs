@@ -33,7 +33,9 @@ pub enum Guarded {
     CaRotate,
     /// An authority whose key is not ours alone.
     CaTaint,
-    /// A prepared authority that is given up.
+    /// A prepared root that takes over.
+    CaActivate,
+    /// A prepared authority that is given up, or a root that is taken out.
     CaRetire,
     /// A revocation that reaches more than one identity.
     RevokeMany,
@@ -56,9 +58,10 @@ pub enum Uses {
 
 impl Guarded {
     /// All of them, in the order of documentation.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::CaRotate,
         Self::CaTaint,
+        Self::CaActivate,
         Self::CaRetire,
         Self::RevokeMany,
         Self::Policy,
@@ -72,6 +75,7 @@ impl Guarded {
         match self {
             Self::CaRotate => "ca.rotate",
             Self::CaTaint => "ca.taint",
+            Self::CaActivate => "ca.activate",
             Self::CaRetire => "ca.retire",
             Self::RevokeMany => "cert.revoke",
             Self::Policy => "policy",
@@ -84,7 +88,7 @@ impl Guarded {
     #[must_use]
     pub fn uses(self) -> Uses {
         match self {
-            Self::CaRotate | Self::CaTaint | Self::CaRetire | Self::Policy | Self::Configuration => {
+            Self::CaRotate | Self::CaTaint | Self::CaActivate | Self::CaRetire | Self::Policy | Self::Configuration => {
                 Uses::WhileUnchanged
             }
             // These leave the state that they were computed against as it is.

@@ -26,7 +26,7 @@ listen = \"127.0.0.1:0\"
 [admin]
 listen = \"127.0.0.1:0\"
 [admin.approval]
-acts = [\"ca.rotate\", \"ca.taint\", \"ca.retire\", \"cert.revoke\", \"policy\", \"configuration\"]
+acts = [\"ca.rotate\", \"ca.taint\", \"ca.activate\", \"ca.retire\", \"cert.revoke\", \"policy\", \"configuration\"]
 [[admin.operator]]
 role = \"admin\"
 client = \"spiffe://{trust_domain}/operators/*\"

@@ -257,6 +257,7 @@ fn frameworks(action: Action) -> Vec<Framework> {
         | Action::AttestAccept
         | Action::AttestRefuse => vec![Framework::Hipaa, Framework::Iso27001, Framework::PciDss, Framework::Soc2],
         Action::CaPrepare
+        | Action::CaPublish
         | Action::CaActivate
         | Action::CaTaint
         | Action::CaRetire

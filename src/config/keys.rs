@@ -215,9 +215,9 @@ const PLACES: &[Key] = &[
     key(
         "admin.approval",
         "acts",
-        "a list of ca.rotate, ca.taint, ca.retire, cert.revoke, policy, configuration, breakglass.seal",
+        "a list of ca.rotate, ca.taint, ca.activate, ca.retire, cert.revoke, policy, configuration, breakglass.seal",
         Default("[]"),
-        "Which: a roll-over, a taint, giving up a prepared CA, a revocation that takes an admin, another policy (applied, reloaded, or a file that changed), what changes in this file while the server runs, a new break-glass credential.",
+        "Which: a roll-over of an issuing CA or a root, a taint, the take-over of a prepared root, giving up a prepared CA or taking a root out, a revocation that takes an admin, another policy (applied, reloaded, or a file that changed), what changes in this file while the server runs, a new break-glass credential.",
         "Persons are told apart by their login or their client certificate; root without a login is nobody and can neither ask nor grant. With one such person only, nothing of this can be done but by break-glass: seal a credential first.",
     ),
     key(
@@ -243,6 +243,14 @@ const PLACES: &[Key] = &[
         Default("\"3650d\""),
         "How long a new root lives.",
         "Too short: roots must be replaced in every client sooner. Too long: a stolen key is worth more.",
+    ),
+    key(
+        "ca.root",
+        "silent_wait",
+        "a span of time",
+        Derived("the longest lifetime in the policy and 5 minutes", "\"24h5m\""),
+        "How long a new root is in every bundle before it may take over, for the sake of whoever takes bundles and acknowledges nothing: over HTTP, by federation, in files. Those that acknowledge are waited for besides.",
+        "Too short: whoever looks less often refuses certificates under the new root until it looks again.",
     ),
     key(
         "ca.issuing",

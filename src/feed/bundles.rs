@@ -1,6 +1,7 @@
 //! Every bundle that the server knows, as one value that changes whole.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use aws_lc_rs::digest;
 
@@ -20,6 +21,9 @@ pub struct TrustBundle {
     pub crl_pem: Vec<u8>,
     /// Derived from the content, so that it is equal after a restart.
     pub version: String,
+    /// Key identifiers, hex, of the authorities that whoever holds it can verify a chain through: roots that are in it, and
+    /// CAs below them, each with its CRL.
+    pub covers: Arc<[String]>,
 }
 
 impl TrustBundle {
@@ -62,6 +66,12 @@ impl Bundles {
             SecretRef::AllBundles => self.all.as_ref(),
             SecretRef::Certificate(_) | SecretRef::Unknown => None,
         }
+    }
+
+    /// The versions that are sent for this domain now, alone and with all others.
+    pub(crate) fn versions(&self, domain: &TrustDomain) -> Vec<String> {
+        let own = self.by_domain.get(domain).map(|(_, payload)| payload);
+        own.into_iter().chain(&self.all).map(|payload| payload.version.to_string()).collect()
     }
 
     /// The bundle of one domain.

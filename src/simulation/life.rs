@@ -234,7 +234,7 @@ async fn open(world: &World, ledger_tasks: &Tasks) -> Result<Server, String> {
     let projection = Projection::open(ledger.reader(), Arc::clone(&store));
     let mut projection = projection.map_err(|failure| failure.to_string())?;
     projection.catch_up().map_err(|failure| failure.to_string())?;
-    let policy = world.policy(&domain);
+    let (policy, tasks) = (world.policy(&domain), Tasks::new());
     let plan = AuthorityPlan {
         trust_domain: domain.clone(),
         root_key: KeyAlgorithm::P256,
@@ -242,6 +242,7 @@ async fn open(world: &World, ledger_tasks: &Tasks) -> Result<Server, String> {
         issuing_key: KeyAlgorithm::P256,
         issuing_lifetime: DAY * 30,
         longest_leaf: policy.longest_lifetime(),
+        silent_wait: None,
     };
     let parts = KeeperParts {
         keys,
@@ -264,7 +265,6 @@ async fn open(world: &World, ledger_tasks: &Tasks) -> Result<Server, String> {
         recorder: recorder.clone(),
         standing: Standing::default(),
     });
-    let tasks = Tasks::new();
     let revoker = Revoker::open(RevokerParts {
         street: street.clone(),
         ledger: ledger.clone(),

@@ -139,6 +139,8 @@ impl Sources {
                 last_expires_at: last.map(rfc3339_seconds),
                 next_change_at: schedule.next_change_at.map(rfc3339_seconds),
                 held_by: schedule.held_by,
+                published_at: schedule.published_at.map(rfc3339_seconds),
+                evidence: self.evidence_of(&row.name),
                 proxies,
                 crl: crls.iter().find(|crl| crl.issuer_key_id == row.key_id).cloned(),
                 ..authority(row)

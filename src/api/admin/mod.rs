@@ -19,6 +19,7 @@ mod progress;
 mod records;
 pub mod rights;
 pub mod roles;
+mod roots;
 mod rules;
 mod server;
 mod service;

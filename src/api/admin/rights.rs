@@ -107,6 +107,7 @@ rights! {
     RotateAuthorityRequest, "RotateAuthority", "ca.rotate", Admin, "`ca rotate`";
     TaintAuthorityRequest, "TaintAuthority", "ca.taint", Admin, "`ca taint`";
     RetireAuthorityRequest, "RetireAuthority", "ca.retire", Admin, "`ca retire`";
+    ActivateAuthorityRequest, "ActivateAuthority", "ca.activate", Admin, "`ca activate`";
     ListApprovalsRequest, "ListApprovals", "approval.list", Reader,
         "`approval list`, `show`; operators' names from operator on";
     GrantApprovalRequest, "GrantApproval", "approval.grant", Admin, "`approval grant`, by another person";

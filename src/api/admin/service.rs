@@ -13,7 +13,7 @@ use super::backend::IssueAsk;
 use super::certificates::index_status;
 use super::progress::Progress;
 use super::records::Filter;
-use super::{approval, authorities, breakglass, change, hands, rules};
+use super::{approval, authorities, breakglass, change, hands, roots, rules};
 use crate::audit::event::{Action, Outcome};
 use crate::caller::Caller;
 use crate::clock::rfc3339_seconds;
@@ -305,6 +305,15 @@ impl Admin for AdminService {
         request: Request<pb::RetireAuthorityRequest>,
     ) -> Result<Response<pb::AuthorityRetired>, Status> {
         authorities::retire(&self.0, request).await
+    }
+
+    type ActivateAuthorityStream = Progress<pb::AuthorityProgress>;
+
+    async fn activate_authority(
+        &self,
+        request: Request<pb::ActivateAuthorityRequest>,
+    ) -> Result<Response<Self::ActivateAuthorityStream>, Status> {
+        roots::activate(&self.0, request).await
     }
 
     async fn list_approvals(

@@ -41,6 +41,9 @@ pub enum Action {
     /// An authority was made and is not used yet.
     #[serde(rename = "ca.prepare")]
     CaPrepare,
+    /// A prepared root, and the CRL of every CA below it, is in what everyone is sent from now on.
+    #[serde(rename = "ca.publish")]
+    CaPublish,
     /// An authority signs from now on; the one before it retires.
     #[serde(rename = "ca.activate")]
     CaActivate,
@@ -111,7 +114,7 @@ pub enum Action {
 
 impl Action {
     /// Every action, in the order of documentation.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::CertificateIssue,
         Self::CertificateSigned,
         Self::CertificateRenew,
@@ -124,6 +127,7 @@ impl Action {
         Self::AttestAccept,
         Self::AttestRefuse,
         Self::CaPrepare,
+        Self::CaPublish,
         Self::CaActivate,
         Self::CaTaint,
         Self::CaRetire,
@@ -164,6 +168,7 @@ impl Action {
             Self::AttestAccept => "attest.accept",
             Self::AttestRefuse => "attest.refuse",
             Self::CaPrepare => "ca.prepare",
+            Self::CaPublish => "ca.publish",
             Self::CaActivate => "ca.activate",
             Self::CaTaint => "ca.taint",
             Self::CaRetire => "ca.retire",

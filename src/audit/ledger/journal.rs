@@ -54,6 +54,7 @@ impl Priority {
             | Action::AttestAccept
             | Action::AttestRefuse
             | Action::CaPrepare
+            | Action::CaPublish
             | Action::CaActivate
             | Action::CaRetire
             | Action::ConfigChange
