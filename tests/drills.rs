@@ -236,7 +236,7 @@ fn issuing_goes_on_while_vault_is_away() {
         let (mut without, mut with) = (Round::default(), Round::default());
         for number in 0..ROUNDS {
             without.add(round(&server, "sds", &format!("vault-a{number}"), each).await);
-            vault.seal();
+            tokio::task::block_in_place(|| vault.seal());
             // A roll-over that cannot be is tried again and again meanwhile.
             let stop = Arc::new(AtomicBool::new(false));
             let arguments = ["ca", "rotate", "issuing", "--wait", "1s"].map(str::to_owned);
@@ -244,7 +244,7 @@ fn issuing_goes_on_while_vault_is_away() {
             with.add(round(&server, "sds", &format!("vault-b{number}"), each).await);
             stop.store(true, Ordering::Relaxed);
             tokio::task::spawn_blocking(move || under_way.join()).await.unwrap().expect("the commands ran");
-            vault.unseal();
+            tokio::task::block_in_place(|| vault.unseal());
         }
         println!("issuing under a Vault: {}; while it is sealed: {}", without.line(), with.line());
     });

@@ -138,8 +138,7 @@ impl State {
     /// Takes everything up.
     pub(super) async fn open(settings: &Settings) -> Result<Self, AppError> {
         let (clock, entropy) = (Clock::system(), Entropy::system());
-        let (tasks, ledger_tasks) = (Tasks::new(), Tasks::new());
-        let recorder = Recorder::new(entropy.clone());
+        let (tasks, ledger_tasks, recorder) = (Tasks::new(), Tasks::new(), Recorder::new(entropy.clone()));
         let directory = DataDirectory::open(&settings.data_dir, &settings.trust_domain)?;
         let (policy, keys) = (read_policy(settings, &directory)?, sealed_keys(settings, &directory)?);
         let personal = Arc::new(ErasurePool::open(&directory.path().join("erasure"), entropy.clone())?);

@@ -1,5 +1,7 @@
 //! docs/cli-json.md, written from the very structs that `--output json` prints, so that it cannot be stale.
 
+mod operators;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -117,6 +119,30 @@ fn changes(page: &mut String) {
     section(page, "reload", &reloaded);
 }
 
+fn authority() -> pb::Authority {
+    pb::Authority {
+        name: "issuing 1".into(),
+        level: "issuing".into(),
+        state: "active".into(),
+        key_id: "7393f2296b0412c1109d7ce8af4a5609d27a4284".into(),
+        issuer_key_id: "0a1bf2296b0412c1109d7ce8af4a5609d27a4284".into(),
+        serial: SERIAL.into(),
+        not_before: BEGIN.into(),
+        not_after: "2027-02-21T13:00:00Z".into(),
+        upstream: Some("vault https://vault:8200 pki".into()),
+        published_at: None,
+        evidence: Some(evidence()),
+        next_change_at: Some("2027-01-06T13:00:00Z".into()),
+        live_certificates: 214,
+        last_expires_at: Some(END.into()),
+        certificate_pem: "-----BEGIN CERTIFICATE-----\n…".into(),
+        held_by: 0,
+        proxies: 214,
+        record: RECORD.into(),
+        crl: Some(crl()),
+    }
+}
+
 fn of_a_server(page: &mut String) {
     let listener =
         pb::Listener { kind: "sds".into(), name: "sds".into(), address: "unix:/srv/chancery/sds.sock".into() };
@@ -144,7 +170,7 @@ fn of_a_server(page: &mut String) {
         listeners: vec![listener],
         policy_hash: HASH.into(),
         crls: vec![crl()],
-        breakglass: Some(breakglass()),
+        breakglass: Some(operators::breakglass()),
         approvals_open: 1,
     };
     section(page, "status", &status);
@@ -157,28 +183,7 @@ fn of_a_server(page: &mut String) {
     section(page, "cert list", &list);
     let detail = pb::CertificateDetail { certificate: Some(certificate()), record: Some(record()) };
     section(page, "cert show SERIAL", &detail);
-    let authority = pb::Authority {
-        name: "issuing 1".into(),
-        level: "issuing".into(),
-        state: "active".into(),
-        key_id: "7393f2296b0412c1109d7ce8af4a5609d27a4284".into(),
-        issuer_key_id: "0a1bf2296b0412c1109d7ce8af4a5609d27a4284".into(),
-        serial: SERIAL.into(),
-        not_before: BEGIN.into(),
-        not_after: "2027-02-21T13:00:00Z".into(),
-        upstream: Some("vault https://vault:8200 pki".into()),
-        published_at: None,
-        evidence: Some(evidence()),
-        next_change_at: Some("2027-01-06T13:00:00Z".into()),
-        live_certificates: 214,
-        last_expires_at: Some(END.into()),
-        certificate_pem: "-----BEGIN CERTIFICATE-----\n…".into(),
-        held_by: 0,
-        proxies: 214,
-        record: RECORD.into(),
-        crl: Some(crl()),
-    };
-    section(page, "ca show", &pb::AuthorityList { authorities: vec![authority] });
+    section(page, "ca show", &pb::AuthorityList { authorities: vec![authority()] });
     let bundle = pb::Bundle {
         trust_domain: "example.org".into(),
         version: HASH.into(),
@@ -250,57 +255,6 @@ fn evidence() -> pb::RootEvidence {
         complete: false,
         complete_by: Some(END.into()),
     }
-}
-
-fn breakglass() -> pb::Breakglass {
-    pb::Breakglass {
-        id: "5e0c4015899a".into(),
-        opened_at: BEGIN.into(),
-        until: "2026-11-23T13:15:00Z".into(),
-        opened_by: Some("kim".into()),
-        reason: "INC-7".into(),
-        record: RECORD.into(),
-        acts: 2,
-    }
-}
-
-fn of_two_operators(page: &mut String) {
-    let request = pb::Approval {
-        id: "5e0c4015899a".into(),
-        state: "used".into(),
-        act: "ca.taint".into(),
-        subject: "issuing 3".into(),
-        description: "ca.taint issuing 3 (active), under which 214 certificates live".into(),
-        digest: HASH.into(),
-        asked_at: BEGIN.into(),
-        until: "2026-11-23T14:00:00Z".into(),
-        asked_by: Some("kim".into()),
-        reason: Some("INC-7".into()),
-        record: RECORD.into(),
-        answered_at: Some("2026-11-23T13:01:00Z".into()),
-        answered_by: Some("lou".into()),
-        answer: Some("seen".into()),
-        answer_record: Some("example.org/ledger/ca-2026#12".into()),
-        used: Some("example.org/ledger/ca-2026#13".into()),
-    };
-    section(page, "approval list", &pb::ApprovalList { approvals: vec![request.clone()] });
-    section(page, "approval show ID`, `approval grant ID` and `approval refuse ID", &request);
-    let sealed = super::breakglass::SealOutput {
-        id: "5e0c4015899a".into(),
-        credential: Some("chancery-breakglass-…".into()),
-        file: None,
-        record: RECORD.into(),
-        replaced: true,
-    };
-    section(page, "breakglass seal", &sealed);
-    section(page, "breakglass open --reason TEXT", &breakglass());
-    let closed = pb::BreakglassClosed {
-        id: "5e0c4015899a".into(),
-        record: "example.org/ledger/ca-2026#20".into(),
-        acts: vec!["example.org/ledger/ca-2026#13 ca.taint".into()],
-        count: 1,
-    };
-    section(page, "breakglass close", &closed);
 }
 
 fn of_authorities(page: &mut String, reissued: Option<cert::rotate::RotateOutput>) {
@@ -537,7 +491,7 @@ fn the_page_shows_what_is_printed() {
     let mut page = HEAD.to_owned();
     of_a_server(&mut page);
     of_hands(&mut page);
-    of_two_operators(&mut page);
+    operators::of_two(&mut page);
     of_policy(&mut page);
     of_files(&mut page);
     of_the_ledger(&mut page);
