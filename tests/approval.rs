@@ -59,7 +59,9 @@ struct Two {
 impl Two {
     fn start() -> Self {
         let options = Options { configuration: Some(CONFIGURATION.to_owned()), ..Options::default() };
-        let server = Chancery::with_files(options, &[("policy.toml", POLICY)]);
+        let mut server = Chancery::prepared(options);
+        std::fs::write(server.scratch().join("policy.toml"), POLICY).unwrap();
+        server.start();
         let issue = |name: &str| {
             let dir = server.scratch().join(name);
             let identity = format!("spiffe://example.org/operators/{name}");
