@@ -22,12 +22,14 @@ use crate::ca::slot::Name;
 use crate::ca::standing::Standing;
 use crate::clock::Clock;
 use crate::config::files::{self, FileError};
-use crate::config::{SealingKey, SettingError, Settings};
+use crate::config::{SealingKey, SettingError, Settings, VaultKeys};
 use crate::entropy::Entropy;
 use crate::feed::Feed;
 use crate::feed::street::StreetSource;
 use crate::identity::TrustDomain;
+use crate::keys::authority::{AuthorityKeys, InVault};
 use crate::keys::sealed::{SealedError, SealedStore};
+use crate::keys::vault::Transit;
 use crate::policy::{Policy, starter};
 use crate::revocation::{Revoker, RevokerParts};
 use crate::secret::{SecretFileError, write_private};
@@ -108,8 +110,8 @@ pub(super) struct State {
     pub(super) directory: DataDirectory,
     /// Everything that serves; ended first.
     pub(super) tasks: Tasks,
-    /// The ledger's own threads; ended last, because what serves still records.
-    ledger_tasks: Tasks,
+    /// The ledger's own threads, and what keys in Vault take; ended last, because what serves still records and signs.
+    last_tasks: Tasks,
     pub(super) clock: Clock,
     pub(super) entropy: Entropy,
     pub(super) recorder: Recorder,
@@ -120,6 +122,8 @@ pub(super) struct State {
     pub(super) street: Street,
     pub(super) revoker: Revoker,
     pub(super) metrics: Metrics,
+    /// Where authorities' keys are that are not here.
+    pub(super) transit: Option<Transit>,
     /// Until it is handed to its task.
     pub(super) keeper: Option<Keeper>,
     /// Authorities that this start made.
@@ -133,19 +137,25 @@ impl State {
     /// Takes everything up.
     pub(super) async fn open(settings: &Settings) -> Result<Self, AppError> {
         let (clock, entropy) = (Clock::system(), Entropy::system());
-        let (tasks, ledger_tasks) = (Tasks::new(), Tasks::new());
+        let (tasks, last_tasks) = (Tasks::new(), Tasks::new());
         let recorder = Recorder::new(entropy.clone());
         let directory = DataDirectory::open(&settings.data_dir, &settings.trust_domain)?;
         let (policy, keys) = (Arc::new(read_policy(settings, &directory)?), sealed_keys(settings, &directory)?);
         let personal = Arc::new(ErasurePool::open(&directory.path().join("erasure"), entropy.clone())?);
         let options = ledger_options(settings, &directory, checkpoint_key(&keys, &directory)?);
-        let (ledger, opened) = Ledger::open(options, clock.clone(), &recorder, &ledger_tasks).await?;
+        let (ledger, opened) = Ledger::open(options, clock.clone(), &recorder, &last_tasks).await?;
         let mut notes: Vec<String> = opened.recovered.iter().map(whole_again).collect();
         let (store, mut projection) = index(&directory, &ledger, &mut notes)?;
         let (started_at, metrics) = (clock.now(), metrics(&ledger, &mut projection, clock.now()));
         let upstream = upstream(settings);
+        let start = |vault: &VaultKeys| {
+            let transit = Transit::start(vault.transit.clone(), clock.clone(), entropy.clone(), &last_tasks);
+            InVault { transit, levels: vault.levels.clone() }
+        };
+        let in_vault = settings.key_vault.as_ref().map(start);
+        let transit = in_vault.as_ref().map(|vault| vault.transit.clone());
         let parts = KeeperParts {
-            keys,
+            keys: AuthorityKeys::new(keys, in_vault),
             ledger: ledger.clone(),
             clock: clock.clone(),
             entropy: entropy.clone(),
@@ -183,7 +193,7 @@ impl State {
         Ok(Self {
             directory,
             tasks,
-            ledger_tasks,
+            last_tasks,
             clock,
             entropy,
             recorder,
@@ -194,6 +204,7 @@ impl State {
             street,
             revoker,
             metrics,
+            transit,
             keeper: Some(keeper),
             made,
             trust_domain: settings.trust_domain.clone(),
@@ -230,7 +241,7 @@ impl State {
         if let Err(failure) = self.ledger.close().await {
             error!(error = %failure, "the ledger did not close cleanly; the next start recovers it");
         }
-        let left = self.ledger_tasks.drain(deadline).await;
+        let left = self.last_tasks.drain(deadline).await;
         if !left.is_empty() {
             warn!(tasks = left.join(", "), "the ledger did not end in time");
         }

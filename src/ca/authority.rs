@@ -3,7 +3,8 @@
 //! One [`Keeper`] owns the authorities of a server; everyone else watches. Its order is the same at the first start and
 //! at each roll-over, and a crash at any line resumes:
 //!
-//! 1. the sealed key is written. A crash leaves a key that nothing names; the next try takes the next number;
+//! 1. the sealed key is written, or the key is made in Vault and what names it is written. A crash leaves a key that
+//!    nothing names; the next try takes the next number;
 //! 2. `ca.prepare` is recorded, with the hash of what will be signed. A crash leaves an authority without a certificate,
 //!    which the next start passes over, its number used up;
 //! 3. it is signed, and `certificate.signed` holds the certificate. From here on it is prepared;
@@ -31,7 +32,7 @@ use crate::audit::ledger::{Ledger, LedgerError, Position};
 use crate::clock::{Clock, rfc3339_seconds};
 use crate::entropy::Entropy;
 use crate::identity::TrustDomain;
-use crate::keys::sealed::{SealedError, SealedStore};
+use crate::keys::authority::{AuthorityKeyError, AuthorityKeys};
 use crate::policy::schedule::{AuthoritySlot, AuthorityTimes, Due, TooShort, authority_plan};
 use crate::store::{AuthorityRow, LiveCount};
 use crate::upstream::{Upstream, UpstreamError};
@@ -104,8 +105,8 @@ pub enum AuthorityError {
         /// What is wrong with it.
         why: &'static str,
     },
-    /// The sealed key is not the one in the certificate.
-    #[error("the sealed key of {name} is not the key of its certificate: put back keys/{file} as it was", file = name.replace(' ', "-"))]
+    /// The key is not the one in the certificate.
+    #[error("the key of {name} is not the key of its certificate: put back keys/{file}.* as it was", file = name.replace(' ', "-"))]
     OtherKey {
         /// Which authority.
         name: String,
@@ -118,7 +119,7 @@ pub enum AuthorityError {
     Issuer(#[from] IssuerError),
     /// Its key could not be made or opened.
     #[error(transparent)]
-    Key(#[from] SealedError),
+    Key(#[from] AuthorityKeyError),
     /// Its public key is not of a kind that is certified.
     #[error("the public key of an authority cannot be certified: {0}")]
     PublicKey(#[from] KeyFault),
@@ -186,7 +187,7 @@ pub enum AuthorityError {
 #[derive(Debug)]
 pub struct KeeperParts {
     /// Where keys are kept.
-    pub keys: SealedStore,
+    pub keys: AuthorityKeys,
     /// Where it is written.
     pub ledger: Ledger,
     /// Time.

@@ -115,7 +115,7 @@ impl World {
             longest_leaf: policy.longest_lifetime(),
         };
         let parts = KeeperParts {
-            keys,
+            keys: keys.into(),
             ledger: ledger.clone(),
             clock: self.clock.clone(),
             entropy: entropy.clone(),

@@ -164,6 +164,14 @@ pub enum SettingError {
         "not a mount or name in Vault: letters, digits, dots, dashes and underscores, parted by /, such as \"pki/mesh\""
     )]
     VaultPath,
+    /// No level of authorities.
+    #[error("not an authority: write \"root\" or \"issuing\"")]
+    VaultAuthority,
+    /// A root's key in Transit, and a root that is an upstream's.
+    #[error(
+        "[upstream.vault] signs the issuing CA, so there is no root of this server's own: write authorities = [\"issuing\"], or []"
+    )]
+    VaultRootAbove,
     /// First and longest wait the wrong way round.
     #[error("longer than limits.renewal_retry_longest: make it shorter")]
     RetriesReversed,

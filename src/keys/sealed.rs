@@ -274,6 +274,12 @@ impl SealedStore {
         Ok(found)
     }
 
+    /// Where its files are.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     fn path(&self, name: &str) -> Result<PathBuf, SealedError> {
         let safe = name.len() <= LONGEST_NAME
             && name.starts_with(|c: char| c.is_ascii_lowercase())

@@ -103,7 +103,7 @@ impl World {
             longest_leaf: policy.longest_lifetime(),
         };
         let parts = KeeperParts {
-            keys,
+            keys: keys.into(),
             ledger: ledger.clone(),
             clock: self.clock.clone(),
             entropy: entropy.clone(),

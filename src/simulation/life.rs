@@ -244,7 +244,7 @@ async fn open(world: &World, ledger_tasks: &Tasks) -> Result<Server, String> {
         longest_leaf: policy.longest_lifetime(),
     };
     let parts = KeeperParts {
-        keys,
+        keys: keys.into(),
         ledger: ledger.clone(),
         clock: clock.clone(),
         entropy: entropy.clone(),

@@ -67,7 +67,7 @@ impl Keeper {
     /// Steps 1 and 2: key and record, then the request.
     async fn request(&mut self, upstream: &str) -> Result<Pending, AuthorityError> {
         let name = self.next_name(Level::Issuing)?;
-        let key = SigningKey::new(self.parts.keys.generate(&name.key_file(), self.parts.plan.issuing_key)?);
+        let key = self.make_key(name).await?;
         let common_name = self.common_name(name);
         let subject = SubjectKey::from_spki(key.spki_der().to_vec())?;
         let draft = RequestDraft::new(&common_name, &self.parts.plan.trust_domain, subject)?;

@@ -22,11 +22,11 @@ impl Keeper {
             return self.prepare_under(&*upstream).await;
         }
         let name = self.next_name(level)?;
-        let (algorithm, lifetime) = match level {
-            Level::Root => (self.parts.plan.root_key, self.parts.plan.root_lifetime),
-            Level::Intermediate | Level::Issuing => (self.parts.plan.issuing_key, self.parts.plan.issuing_lifetime),
+        let lifetime = match level {
+            Level::Root => self.parts.plan.root_lifetime,
+            Level::Intermediate | Level::Issuing => self.parts.plan.issuing_lifetime,
         };
-        let key = SigningKey::new(self.parts.keys.generate(&name.key_file(), algorithm)?);
+        let key = self.make_key(name).await?;
         let parent = self.authorities().active_root().filter(|_| level == Level::Issuing);
         let draft = self.draft(name, &key, lifetime, parent.as_deref())?;
         let facts = asked_for(name, key_id(&key)?, None);
@@ -51,6 +51,15 @@ impl Keeper {
         Ok(name)
     }
 
+    /// Step 1: its key.
+    pub(super) async fn make_key(&self, name: Name) -> Result<SigningKey, AuthorityError> {
+        let algorithm = match name.level {
+            Level::Root => self.parts.plan.root_key,
+            Level::Intermediate | Level::Issuing => self.parts.plan.issuing_key,
+        };
+        Ok(SigningKey::new(self.parts.keys.make(&name.key_file(), algorithm, name.level).await?))
+    }
+
     /// The common name of an authority's certificate.
     pub(super) fn common_name(&self, name: Name) -> String {
         format!("{} {name}", self.parts.plan.trust_domain)
@@ -58,12 +67,12 @@ impl Keeper {
 
     /// The next number whose key file is free.
     pub(super) fn next_name(&mut self, level: Level) -> Result<Name, AuthorityError> {
-        let sealed = self.parts.keys.list()?;
+        let used = self.parts.keys.list()?;
         let last = self.last(level);
         loop {
             *last += 1;
             let name = Name { level, number: *last };
-            if !sealed.contains(&name.key_file()) {
+            if !used.contains(&name.key_file()) {
                 return Ok(name);
             }
         }
