@@ -47,14 +47,14 @@ secret_id_file = "{}"
     )
 }
 
-fn private(path: &Path, text: &str) {
+pub(crate) fn private(path: &Path, text: &str) {
     use std::os::unix::fs::OpenOptionsExt;
     let _ = std::fs::remove_file(path);
     let mut file = std::fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(path).unwrap();
     std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
 }
 
-fn options(configuration: String) -> Options {
+pub(crate) fn options(configuration: String) -> Options {
     let policy = policy::text(&[Rule::on("web", WEB, "24h"), Rule::on("api", API, "24h")]);
     Options { configuration: Some(configuration), policy: Some(policy), ..Options::default() }
 }
@@ -77,18 +77,18 @@ fn under_vault(vault: &Path, files: &Path) -> (Vault, Chancery, String) {
     (vault, chancery, secret_id)
 }
 
-fn authorities(chancery: &Chancery) -> Vec<(String, String)> {
+pub(crate) fn authorities(chancery: &Chancery) -> Vec<(String, String)> {
     let shown = chancery.run(&["ca", "show", "--output", "json"]).expect(0).json();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     shown["authorities"].as_array().unwrap().iter().map(|one| (text(&one["name"]), text(&one["state"]))).collect()
 }
 
-fn active(names: &[&str]) -> Vec<(String, String)> {
+pub(crate) fn active(names: &[&str]) -> Vec<(String, String)> {
     names.iter().map(|name| ((*name).to_owned(), "active".to_owned())).collect()
 }
 
 /// What a client gets: leaf, chain behind it, roots and CRLs, each a file.
-fn fetched(chancery: &Chancery) -> [PathBuf; 4] {
+pub(crate) fn fetched(chancery: &Chancery) -> [PathBuf; 4] {
     let files = chancery.scratch().join("id");
     let socket = chancery.socket("web").display().to_string();
     let fetch = ["fetch", "--once", "--socket", &socket, "--dir", files.to_str().unwrap()];
@@ -101,7 +101,7 @@ fn fetched(chancery: &Chancery) -> [PathBuf; 4] {
     [leaf, above, files.join("bundle.pem"), files.join("crl.pem")]
 }
 
-fn expect_verified(openssl: &Path, [leaf, above, roots, crls]: &[PathBuf; 4]) {
+pub(crate) fn expect_verified(openssl: &Path, [leaf, above, roots, crls]: &[PathBuf; 4]) {
     let mut command = Command::new(openssl);
     command.args(["verify", "-x509_strict", "-crl_check_all", "-CAfile"]).arg(roots).arg("-CRLfile").arg(crls);
     said(command.arg("-untrusted").arg(above).arg(leaf)).expect(0);

@@ -13,6 +13,7 @@ use super::addresses::Addresses;
 use super::lag::IndexLag;
 use super::reload::Reloader;
 use super::state::State;
+use super::vault_keys;
 use crate::api::admin::backend::{
     AuthoritySchedule, Backend, Head, Holding, IssueAsk, LedgerAccess, PolicyInForce, Receipt, ServerFacts,
 };
@@ -27,6 +28,7 @@ use crate::caller::Caller;
 use crate::clock::{Clock, rfc3339_seconds};
 use crate::feed::Feed;
 use crate::identity::TrustDomain;
+use crate::keys::vault::Transit;
 use crate::policy::schedule::{AuthorityTimes, authority_plan};
 use crate::policy::{ADMIN_SOCKET, Wanted};
 use crate::proto::chancery::admin::v1 as pb;
@@ -49,6 +51,7 @@ pub(super) struct AppBackend {
     reloader: Reloader,
     lag: IndexLag,
     sealed_beside: bool,
+    transit: Option<Transit>,
     issuing_lifetime: Duration,
     started_at: OffsetDateTime,
     listeners: Vec<pb::Listener>,
@@ -73,6 +76,7 @@ impl AppBackend {
             reloader,
             lag,
             sealed_beside: settings.sealing_key.is_none(),
+            transit: state.transit.clone(),
             issuing_lifetime: settings.ca.issuing.lifetime,
             started_at: state.started_at,
             listeners: listeners(addresses),
@@ -250,7 +254,10 @@ impl Backend for AppBackend {
         let mut problems = problems(&self.ledger, &authorities, now);
         problems.extend(self.lag.problem());
         let ready = problems.is_empty();
-        problems.extend(crl_problems(&self.revoker.published(), &authorities, now));
+        let crls = self.revoker.published();
+        problems.extend(crl_problems(&crls, &authorities, now));
+        let in_vault = |transit: &Transit| vault_keys::problems(transit, &authorities, &crls);
+        problems.extend(self.transit.iter().flat_map(in_vault));
         ServerFacts {
             trust_domain: self.trust_domain.to_string(),
             started_at: Some(self.started_at),

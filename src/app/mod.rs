@@ -22,6 +22,7 @@ mod snapshot;
 pub mod sockets;
 mod state;
 mod summary;
+mod vault_keys;
 mod web;
 
 use std::sync::Arc;
@@ -192,6 +193,12 @@ fn go_on_by_themselves(state: &mut State, reloader: Reloader, orders: mpsc::Rece
     if let Some(keeper) = state.keeper.take() {
         let authorities = rotation::authorities(keeper, orders, state.street.clone(), clock(), stopping.clone());
         state.tasks.spawn("rotation.authorities", authorities);
+    }
+    if let Some(transit) = state.transit.clone() {
+        let (ledger, recorder) = (state.ledger.clone(), state.recorder.clone());
+        let authorities = state.street.authorities();
+        let follower = vault_keys::Follower { transit, ledger, recorder, authorities, clock: clock() };
+        state.tasks.spawn("app.vault-keys", follower.run(stopping.clone()));
     }
     state.tasks.spawn("revocation.lists", state.revoker.clone().keep(stopping.clone()));
     let refusals = rotation::refusals(state.street.clone(), clock(), stopping.clone());

@@ -148,14 +148,9 @@ impl State {
         let (store, mut projection) = index(&directory, &ledger, &mut notes)?;
         let (started_at, metrics) = (clock.now(), metrics(&ledger, &mut projection, clock.now()));
         let upstream = upstream(settings);
-        let start = |vault: &VaultKeys| {
-            let transit = Transit::start(vault.transit.clone(), clock.clone(), entropy.clone(), &last_tasks);
-            InVault { transit, levels: vault.levels.clone() }
-        };
-        let in_vault = settings.key_vault.as_ref().map(start);
-        let transit = in_vault.as_ref().map(|vault| vault.transit.clone());
+        let (keys, transit) = authority_keys(settings, keys, (&clock, &entropy), &last_tasks);
         let parts = KeeperParts {
-            keys: AuthorityKeys::new(keys, in_vault),
+            keys,
             ledger: ledger.clone(),
             clock: clock.clone(),
             entropy: entropy.clone(),
@@ -257,6 +252,22 @@ fn whole_again(recovery: &Recovery) -> String {
 fn sealed_keys(settings: &Settings, directory: &DataDirectory) -> Result<SealedStore, AppError> {
     let elsewhere = settings.sealing_key.as_ref().map(SealingKey::path).transpose()?;
     Ok(SealedStore::open(&directory.path().join("keys"), elsewhere.as_deref())?)
+}
+
+/// With those in Vault, where the configuration names one; its tasks go on until the ledger is closed.
+fn authority_keys(
+    settings: &Settings,
+    sealed: SealedStore,
+    (clock, entropy): (&Clock, &Entropy),
+    tasks: &Tasks,
+) -> (AuthorityKeys, Option<Transit>) {
+    let start = |vault: &VaultKeys| {
+        let transit = Transit::start(vault.transit.clone(), clock.clone(), entropy.clone(), tasks);
+        InVault { transit, levels: vault.levels.clone() }
+    };
+    let vault = settings.key_vault.as_ref().map(start);
+    let transit = vault.as_ref().map(|vault| vault.transit.clone());
+    (AuthorityKeys::new(sealed, vault), transit)
 }
 
 fn ledger_options(settings: &Settings, directory: &DataDirectory, key: CheckpointKey) -> LedgerOptions {

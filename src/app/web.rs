@@ -13,6 +13,7 @@ use crate::ca::issue::Street;
 use crate::clock::Clock;
 use crate::feed::Feed;
 use crate::identity::TrustDomain;
+use crate::keys::vault::{Answering, State as KeyState, Transit};
 use crate::revocation::{CrlSet, Listed, Revoker};
 use crate::store::Store;
 use crate::telemetry::{AuthoritySample, CrlSample, LedgerState, LogSample, Metrics, Sample};
@@ -27,6 +28,7 @@ pub(super) struct Web {
     store: Arc<dyn Store>,
     revoker: Revoker,
     metrics: Metrics,
+    transit: Option<Transit>,
     lag: IndexLag,
 }
 
@@ -41,6 +43,7 @@ impl Web {
             store: Arc::clone(&state.store),
             revoker: state.revoker.clone(),
             metrics: state.metrics.clone(),
+            transit: state.transit.clone(),
             lag,
         })
     }
@@ -83,6 +86,8 @@ impl Web {
                 .collect(),
             crls: self.revoker.published().lists.iter().map(crl_sample).collect(),
             policy_hash: self.street.policy().hash_hex().to_owned(),
+            vault_signs: self.transit.as_ref().and_then(signs),
+            vault_keys_unusable: self.transit.as_ref().map_or(0, unusable),
         }
     }
 
@@ -97,6 +102,19 @@ impl Web {
         };
         (self.ledger.reader().logs().into_iter().map(sample).collect(), lag)
     }
+}
+
+/// Nothing where it was never asked.
+fn signs(transit: &Transit) -> Option<bool> {
+    match &*transit.answering().borrow() {
+        Answering::NotAsked => None,
+        Answering::Yes => Some(true),
+        Answering::No { .. } => Some(false),
+    }
+}
+
+fn unusable(transit: &Transit) -> usize {
+    transit.standings().borrow().values().filter(|key| matches!(key.state, KeyState::Unusable { .. })).count()
 }
 
 fn crl_sample(listed: &Listed) -> CrlSample {

@@ -73,6 +73,9 @@ pub enum Action {
     /// An authority has no live certificates left and is gone.
     #[serde(rename = "ca.retire")]
     CaRetire,
+    /// What holds an authority's key was changed: re-sealed, or rotated, restricted or deleted in Vault.
+    #[serde(rename = "key.change")]
+    KeyChange,
     /// A CRL was authorised.
     #[serde(rename = "crl.publish")]
     CrlPublish,
@@ -122,7 +125,7 @@ pub enum Action {
 
 impl Action {
     /// Every action, in the order of documentation.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::CertificateIssue,
         Self::CertificateSigned,
         Self::CertificateRenew,
@@ -138,6 +141,7 @@ impl Action {
         Self::CaActivate,
         Self::CaTaint,
         Self::CaRetire,
+        Self::KeyChange,
         Self::CrlPublish,
         Self::ConfigChange,
         Self::OperatorRead,
@@ -174,6 +178,7 @@ impl Action {
             Self::CaActivate => "ca.activate",
             Self::CaTaint => "ca.taint",
             Self::CaRetire => "ca.retire",
+            Self::KeyChange => "key.change",
             Self::CrlPublish => "crl.publish",
             Self::ConfigChange => "config.change",
             Self::OperatorRead => "operator.read",
@@ -411,6 +416,7 @@ fn frameworks(action: Action) -> Vec<Framework> {
         | Action::CaActivate
         | Action::CaTaint
         | Action::CaRetire
+        | Action::KeyChange
         | Action::CrlPublish
         | Action::LedgerSnapshot
         | Action::LedgerStart

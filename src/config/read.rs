@@ -84,13 +84,12 @@ pub(super) fn read(document: &Document<'_>, base: &Path) -> Option<Settings> {
 
 /// A path, or `credential:NAME` for a file that systemd hands over.
 fn sealing_key(table: &Table<'_, '_>, base: &Path) -> Option<SealingKey> {
-    let found = table.parsed("sealing_key", |text: &str| match text.strip_prefix(CREDENTIAL) {
+    table.parsed("sealing_key", |text: &str| match text.strip_prefix(CREDENTIAL) {
         None => Ok(SealingKey::File(base.join(text))),
         // What systemd itself takes for a credential's name: a file name.
         Some(name) if name.is_empty() || name.contains('/') => Err(SettingError::CredentialName),
         Some(name) => Ok(SealingKey::Credential(name.to_owned())),
-    });
-    found
+    })
 }
 
 fn http(table: &Table<'_, '_>) -> Option<HttpSettings> {

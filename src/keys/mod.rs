@@ -46,7 +46,7 @@ pub enum KeyError {
         key: String,
         /// What happened.
         #[source]
-        source: VaultError,
+        source: Box<VaultError>,
     },
     /// Vault answered, and not with a signature.
     #[error("{key} in Vault did not sign: {why}")]

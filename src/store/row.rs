@@ -223,6 +223,7 @@ pub(super) fn effect(entry: &Entry<'_>) -> Option<Effect> {
         | Action::CertificateNack
         | Action::AttestAccept
         | Action::AttestRefuse
+        | Action::KeyChange
         | Action::OperatorRead
         | Action::OperatorAct
         | Action::LedgerStart
@@ -256,6 +257,7 @@ pub(super) fn activity(event: &Event) -> Option<(Activity, i64, u64)> {
         | Action::CaActivate
         | Action::CaTaint
         | Action::CaRetire
+        | Action::KeyChange
         | Action::CrlPublish
         | Action::ConfigChange
         | Action::OperatorRead

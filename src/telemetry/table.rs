@@ -269,6 +269,20 @@ pub(super) const AUTHORITY_EXPIRY: Spec = spec(
     &[fixed("level", || vec!["root", "issuing"])],
     "When the active authority of each level expires",
 );
+pub(super) const VAULT_SIGNS: Spec = spec(
+    "chancery_vault_signs",
+    Kind::Gauge,
+    Unit::None,
+    &[],
+    "1 while Vault signs with the authorities' keys that it holds, 0 when it did not the last time; absent where it holds none",
+);
+pub(super) const VAULT_KEYS_UNUSABLE: Spec = spec(
+    "chancery_vault_keys_unusable",
+    Kind::Gauge,
+    Unit::None,
+    &[],
+    "Authorities' keys in Vault that cannot sign any more: deleted, trimmed, replaced or restricted there",
+);
 const ISSUER: Label =
     Label { name: "issuer", values: Values::Found("authorities by name, such as `issuing 3`; a handful") };
 pub(super) const CRL_NUMBER: Spec = spec(
@@ -312,7 +326,7 @@ pub(super) const POLICY: Spec = spec(
 );
 
 /// All of them, in the order of the page.
-pub const TABLE: [&Spec; 34] = [
+pub const TABLE: [&Spec; 36] = [
     &ISSUED,
     &REFUSED,
     &ISSUE_SECONDS,
@@ -328,6 +342,8 @@ pub const TABLE: [&Spec; 34] = [
     &ACKS,
     &NACKS,
     &AUTHORITY_EXPIRY,
+    &VAULT_SIGNS,
+    &VAULT_KEYS_UNUSABLE,
     &REVOKED,
     &CRL_NUMBER,
     &CRL_ENTRIES,
@@ -373,6 +389,8 @@ const PAGE_TAIL: &str = "
 | `increase(chancery_refusals_total{reason=\"no-rule\"}[5m]) > 0` | somebody asks who no rule is for; `chancery audit tail` shows who |
 | `increase(chancery_sds_nacks_total[5m]) > 0` | a proxy cannot use what it gets |
 | `increase(chancery_sign_failures_total[5m]) > 0` | the issuing key does not sign |
+| `chancery_vault_signs == 0` for 5 minutes | Vault does not sign with the keys that it holds: CRLs of those authorities last until their nextUpdate |
+| `chancery_vault_keys_unusable > 0` | somebody deleted or restricted a key in Vault |
 | `chancery_authority_not_after_timestamp_seconds{level=\"issuing\"} - time() < 7 * 86400` | the issuing CA was not rolled over |
 | `chancery_index_lag_records > 1000` for 10 minutes | what `cert list` shows is old |
 ";

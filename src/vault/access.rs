@@ -186,8 +186,7 @@ impl Access {
     fn answered(&self, what: &'static str, code: u16, said: &str) -> VaultError {
         let vault = self.name.clone();
         match code {
-            // While it is sealed, not initialised, or a standby that cannot reach its leader.
-            501 | 503 | 472 | 473 => VaultError::Sealed { vault, why: said.to_owned() },
+            code if is_sealed(code) => VaultError::Sealed { vault, why: said.to_owned() },
             // A secret id that is used up is a 400 of the login.
             400 | 401 | 403 | 404 => {
                 VaultError::Refused { vault, table: self.table, what, code, why: format!("{code} {said}") }
@@ -251,10 +250,11 @@ impl Session {
         let mut answer = request.send().await.map_err(|why| access.unreachable(&why))?;
         let failed = |why: String| VaultError::Failed { vault: access.name.clone(), what, why };
         let status = answer.status();
-        match access.answered(what, status.as_u16(), &status.to_string()) {
-            sealed @ VaultError::Sealed { .. } => return Err(sealed),
-            _ if status.as_u16() == 200 => {}
-            _ => return Err(failed(format!("{path}: {status}"))),
+        if is_sealed(status.as_u16()) {
+            return Err(VaultError::Sealed { vault: access.name.clone(), why: status.to_string() });
+        }
+        if status.as_u16() != 200 {
+            return Err(failed(format!("{path}: {status}")));
         }
         let mut body = Vec::new();
         while let Some(part) = answer.chunk().await.map_err(|why| access.unreachable(&why))? {
@@ -286,6 +286,11 @@ impl Session {
             debug!(vault = self.access.name, error = %why, "the token was not given back; it lapses by itself");
         }
     }
+}
+
+/// What Vault answers with while it is sealed, not initialised, or a standby that cannot reach its leader.
+fn is_sealed(code: u16) -> bool {
+    matches!(code, 501 | 503 | 472 | 473)
 }
 
 fn lease(login: &AuthInfo) -> Lease {

@@ -146,6 +146,11 @@ impl Chancery {
         Self::with(Options { policy: Some(policy.to_owned()), ..Options::default() })
     }
 
+    /// Has the next start use this configuration file.
+    pub fn configure(&mut self, configuration: &str) {
+        self.options.configuration = Some(configuration.to_owned());
+    }
+
     /// Starts it again in the same directory and waits until it is ready; tells how long that took.
     pub fn start(&mut self) -> Duration {
         let begin = Instant::now();

@@ -52,6 +52,7 @@ impl Priority {
             | Action::CaPrepare
             | Action::CaActivate
             | Action::CaRetire
+            | Action::KeyChange
             | Action::ConfigChange
             | Action::LedgerSnapshot
             | Action::LedgerRotate

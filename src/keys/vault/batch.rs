@@ -95,7 +95,7 @@ impl Batches {
                 let why = format!("{} answers to {} questions", answer.batch_results.len(), batch.len());
                 refuse(batch, &KeyError::NotSigned { key: path, why });
             }
-            Err(source) => refuse(batch, &KeyError::Vault { key: path, source }),
+            Err(source) => refuse(batch, &KeyError::Vault { key: path, source: Box::new(source) }),
         }
     }
 }

@@ -154,7 +154,8 @@ async fn without_vault_a_key_opens_and_a_signature_fails_at_once() {
     let reference = Reference::new("issuing-1", "transit", "k", 1, KeyAlgorithm::P256, public);
     let signer = transit.open(&reference).unwrap();
     let failure = signer.sign(b"message").await.unwrap_err();
-    assert!(matches!(&failure, KeyError::Vault { source: VaultError::Unreachable { .. }, .. }), "{failure:?}");
+    let KeyError::Vault { source, .. } = &failure else { panic!("{failure:?}") };
+    assert!(matches!(**source, VaultError::Unreachable { .. }), "{source:?}");
     assert!(!failure.to_string().contains("planted"), "{failure}");
     assert!(matches!(&*transit.answering().borrow(), Answering::No { .. }));
     tasks.drain(Duration::from_secs(20)).await;
