@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::harness::chancery::{Chancery, said};
 use crate::harness::load::Load;
-use crate::harness::pair::{Pair, Setup};
+use crate::harness::pair::{API, Pair, Setup};
 use crate::harness::proxy::{Proxy, Way};
 use crate::harness::vault::Vault;
 use crate::harness::{SOON, directory, eventually, need};
@@ -109,7 +109,8 @@ fn keys_that_never_leave_vault_sign_through_a_roll_over_under_load_and_an_outage
     // A revocation is signed by the key in Vault too.
     let before = chancery.records_of("crl.publish", 1).len();
     let issued = chancery.records_of("certificate.issue", 3);
-    let serial = issued[0]["certificate"]["serial"].as_str().unwrap();
+    let of_api = issued.iter().find(|record| record["subject"] == API).expect("the server's Envoy has one");
+    let serial = of_api["certificate"]["serial"].as_str().unwrap();
     chancery.run(&["cert", "revoke", "--serial", serial, "--reissue", "--yes"]).expect(0);
     assert!(chancery.records_of("crl.publish", before + 1).len() > before);
 
@@ -269,4 +270,118 @@ fn keys_move_into_vault_and_back_by_a_roll_over() {
         .expect(1)
         .expect_words(&["issuing-2 is in Vault", "[keys.vault]"]);
     assert!(file.exists());
+}
+
+#[test]
+fn the_sealing_key_goes_into_vault_s_hands_and_back() {
+    let (Some(vault), Some(openssl)) = (need("vault"), need("openssl")) else { return };
+    let files = directory();
+    let (vault, configuration, _) = transit(&vault, files.path(), "60s", "authorities = []");
+    let wrapped = configuration.replace("authorities = []", "authorities = []\nsealing = true");
+    let mut chancery = Chancery::with(options(configuration.clone()));
+    let keys = chancery.data().join("keys");
+    let file = chancery.scratch().join("chancery.toml");
+    let reseal = |configuration: &str| {
+        std::fs::write(&file, configuration).unwrap();
+        crate::harness::chancery::run(["ca", "reseal", "--config", file.to_str().unwrap(), "--output", "json"])
+    };
+    assert_ne!(reseal(&wrapped).code, 0, "a server runs there");
+    chancery.stop();
+    chancery.configure(&wrapped);
+    let done = reseal(&wrapped).expect(0).json();
+    assert!(keys.join("sealing.vault").exists() && !keys.join("sealing.key").exists());
+    assert!(done["keys"].as_u64().unwrap() >= 3, "{done}");
+    chancery.start();
+    expect_verified(&openssl, &fetched(&chancery));
+    let record = chancery.wait_for_record("the reseal", |record| record["reason"] == "reseal");
+    assert_eq!(
+        (&record["action"], &record["change"]["after"]),
+        (&json!("key.change"), &done["sealing_key"]),
+        "{record}"
+    );
+
+    // Without Vault it does not start and says so; what was wrapped for it opens nothing elsewhere.
+    chancery.stop();
+    vault.seal();
+    let start = || {
+        said(std::process::Command::new(crate::harness::chancery::program()).args(["server", "--config"]).arg(&file))
+    };
+    start().expect(1).expect_words(&["the sealing key is in Vault's hands", "is sealed"]);
+    vault.unseal();
+    std::fs::write(&file, &configuration).unwrap();
+    start().expect(1).expect_words(&["sealing.vault is there", "sealing = true"]);
+
+    // Rotated there, then back beside the keys.
+    let again = reseal(&wrapped).expect(0).json();
+    assert_ne!(again["sealing_key"], done["sealing_key"]);
+    reseal(&configuration).expect(0);
+    assert!(!keys.join("sealing.vault").exists() && keys.join("sealing.key").exists());
+    chancery.configure(&configuration);
+    chancery.start();
+    expect_verified(&openssl, &fetched(&chancery));
+    chancery.run(&["audit", "verify"]).expect(0);
+
+    // A new installation may begin so.
+    let fresh = Chancery::with(options(wrapped));
+    assert!(fresh.data().join("keys/sealing.vault").exists() && !fresh.data().join("keys/sealing.key").exists());
+    expect_verified(&openssl, &fetched(&fresh));
+}
+
+/// The CPU that the server has used so far, in milliseconds.
+fn cpu(chancery: &Chancery) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{}/stat", chancery.addresses()["pid"])).expect("its statistics");
+    let after = text.rsplit(')').next().expect("fields after the name");
+    let field =
+        |number: usize| after.split_whitespace().nth(number - 3).expect("a field").parse::<f64>().expect("ticks");
+    // proc(5): utime and stime, in ticks of 10 ms.
+    (field(14) + field(15)) * 10.0
+}
+
+/// Certificates over SDS from `at_once` streams at a time: how long each took of the wall clock and of the server's CPU, in
+/// milliseconds.
+fn issue(chancery: &Chancery, at_once: usize, each: usize) -> (f64, f64) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let socket = chancery.socket("web");
+    let one = async |stream: usize| {
+        let channel = crate::harness::sds::connect(&socket).await.unwrap();
+        for number in 0..each {
+            let node = format!("n{stream}-{number}");
+            let stream = crate::harness::sds::Stream::open(channel.clone(), &node, "default", "").await;
+            let mut stream = stream.unwrap();
+            assert!(!stream.next(SOON).await.unwrap().certificate().0.is_empty());
+        }
+    };
+    let (begin, before) = (Instant::now(), cpu(chancery));
+    runtime.block_on(futures::future::join_all((0..at_once).map(one)));
+    let many = (at_once * each) as f64;
+    (begin.elapsed().as_secs_f64() * 1000.0 / many, (cpu(chancery) - before) / many)
+}
+
+/// `CHANCERY_TEST_FULL=1 cargo test --release --test main -- a_signature_of_vault_for_each_certificate --nocapture` is what
+/// docs/performance.md quotes.
+#[test]
+fn a_signature_of_vault_for_each_certificate_has_its_price() {
+    let Some(vault) = need("vault") else { return };
+    let _alone = crate::harness::alone();
+    let files = directory();
+    let limits = "\n[limits]\nissue_rate_per_caller = 100000\nissue_burst_per_caller = 100000\nmax_certificates_per_caller = 100000\n\
+                  max_streams_per_caller = 10000\n";
+    let (_vault, configuration, _) = transit(&vault, files.path(), "10m", BOTH);
+    let remote = Chancery::with(options(format!("{configuration}{limits}")));
+    let local = configuration.split("[keys.vault.login]").next().unwrap();
+    let local = Chancery::with(options(format!("{local}{limits}")));
+    let rounds = if crate::harness::full() { 400 } else { 4 };
+    println!("{:>8} {:>12} {:>12} {:>12} {:>12}", "at once", "sealed, 1/s", "Vault, 1/s", "sealed, CPU", "Vault, CPU");
+    for at_once in [1, 16, 64] {
+        let each = rounds / at_once.min(4);
+        let (sealed, vault) = (issue(&local, at_once, each), issue(&remote, at_once, each));
+        println!(
+            "{at_once:>8} {:>12.0} {:>12.0} {:>9.3} ms {:>9.3} ms",
+            1000.0 / sealed.0,
+            1000.0 / vault.0,
+            sealed.1,
+            vault.1
+        );
+        assert!(sealed.0 > 0.0 && vault.0 > 0.0);
+    }
 }

@@ -18,6 +18,7 @@ pub mod projection;
 pub mod recover;
 pub mod reload;
 mod replace;
+pub mod sealing;
 mod snapshot;
 pub mod sockets;
 mod state;

@@ -11,6 +11,7 @@ use tracing::{error, info, warn};
 
 use super::directory::{DataDirectory, DirectoryError};
 use super::projection::{Projection, ProjectionError};
+use super::sealing;
 use super::snapshot;
 use super::sockets::SocketError;
 use crate::audit::event::{Action, Change, Event, Outcome, Recorder};
@@ -22,12 +23,12 @@ use crate::ca::slot::Name;
 use crate::ca::standing::Standing;
 use crate::clock::Clock;
 use crate::config::files::{self, FileError};
-use crate::config::{SealingKey, SettingError, Settings, VaultKeys};
+use crate::config::{SettingError, Settings};
 use crate::entropy::Entropy;
 use crate::feed::Feed;
 use crate::feed::street::StreetSource;
 use crate::identity::TrustDomain;
-use crate::keys::authority::{AuthorityKeys, InVault};
+use crate::keys::reseal::ResealError;
 use crate::keys::sealed::{SealedError, SealedStore};
 use crate::keys::vault::Transit;
 use crate::policy::{Policy, starter};
@@ -55,6 +56,9 @@ pub enum AppError {
     /// The sealed keys.
     #[error(transparent)]
     Keys(#[from] SealedError),
+    /// The sealing key, where it is moved or in Vault's hands.
+    #[error(transparent)]
+    Sealing(#[from] ResealError),
     /// A setting that only the start can judge.
     #[error(transparent)]
     Setting(#[from] SettingError),
@@ -140,7 +144,9 @@ impl State {
         let (tasks, last_tasks) = (Tasks::new(), Tasks::new());
         let recorder = Recorder::new(entropy.clone());
         let directory = DataDirectory::open(&settings.data_dir, &settings.trust_domain)?;
-        let (policy, keys) = (Arc::new(read_policy(settings, &directory)?), sealed_keys(settings, &directory)?);
+        let policy = Arc::new(read_policy(settings, &directory)?);
+        let transit = sealing::transit(settings, (&clock, &entropy), &last_tasks);
+        let keys = sealing::open(settings, &directory, transit.as_ref()).await?;
         let personal = Arc::new(ErasurePool::open(&directory.path().join("erasure"), entropy.clone())?);
         let options = ledger_options(settings, &directory, checkpoint_key(&keys, &directory)?);
         let (ledger, opened) = Ledger::open(options, clock.clone(), &recorder, &last_tasks).await?;
@@ -148,9 +154,8 @@ impl State {
         let (store, mut projection) = index(&directory, &ledger, &mut notes)?;
         let (started_at, metrics) = (clock.now(), metrics(&ledger, &mut projection, clock.now()));
         let upstream = upstream(settings);
-        let (keys, transit) = authority_keys(settings, keys, (&clock, &entropy), &last_tasks);
         let parts = KeeperParts {
-            keys,
+            keys: sealing::authority_keys(settings, keys, transit.clone()),
             ledger: ledger.clone(),
             clock: clock.clone(),
             entropy: entropy.clone(),
@@ -159,15 +164,7 @@ impl State {
             upstream: upstream.clone(),
         };
         let mut keeper = Keeper::open(parts, &store.authorities()?, &store.live(clock.now().unix_timestamp())?)?;
-        let street = Street::new(Parts {
-            policy,
-            ledger: ledger.clone(),
-            authorities: keeper.watch(),
-            clock: clock.clone(),
-            entropy: entropy.clone(),
-            recorder: recorder.clone(),
-            standing: Standing::default(),
-        });
+        let street = street(policy, &ledger, &keeper, (&clock, &entropy, &recorder));
         let parts = RevokerParts {
             street: street.clone(),
             ledger: ledger.clone(),
@@ -248,26 +245,21 @@ fn whole_again(recovery: &Recovery) -> String {
     format!("the last run did not end cleanly; the ledger is whole again: {recovery:?}")
 }
 
-/// The authorities' keys, opened with the sealing key beside them or elsewhere.
-fn sealed_keys(settings: &Settings, directory: &DataDirectory) -> Result<SealedStore, AppError> {
-    let elsewhere = settings.sealing_key.as_ref().map(SealingKey::path).transpose()?;
-    Ok(SealedStore::open(&directory.path().join("keys"), elsewhere.as_deref())?)
-}
-
-/// With those in Vault, where the configuration names one; its tasks go on until the ledger is closed.
-fn authority_keys(
-    settings: &Settings,
-    sealed: SealedStore,
-    (clock, entropy): (&Clock, &Entropy),
-    tasks: &Tasks,
-) -> (AuthorityKeys, Option<Transit>) {
-    let start = |vault: &VaultKeys| {
-        let transit = Transit::start(vault.transit.clone(), clock.clone(), entropy.clone(), tasks);
-        InVault { transit, levels: vault.levels.clone() }
-    };
-    let vault = settings.key_vault.as_ref().map(start);
-    let transit = vault.as_ref().map(|vault| vault.transit.clone());
-    (AuthorityKeys::new(sealed, vault), transit)
+fn street(
+    policy: Arc<Policy>,
+    ledger: &Ledger,
+    keeper: &Keeper,
+    (clock, entropy, recorder): (&Clock, &Entropy, &Recorder),
+) -> Street {
+    Street::new(Parts {
+        policy,
+        ledger: ledger.clone(),
+        authorities: keeper.watch(),
+        clock: clock.clone(),
+        entropy: entropy.clone(),
+        recorder: recorder.clone(),
+        standing: Standing::default(),
+    })
 }
 
 fn ledger_options(settings: &Settings, directory: &DataDirectory, key: CheckpointKey) -> LedgerOptions {

@@ -1,6 +1,7 @@
 //! `chancery ca`: roots and issuing CAs, who holds them and what comes next; and the operator's hands on them.
 
 pub mod acts;
+pub(crate) mod reseal;
 
 use clap::{Args, Subcommand};
 use time::OffsetDateTime;
@@ -24,6 +25,8 @@ pub enum Ca {
     Taint(acts::Taint),
     /// Gives up a prepared issuing CA that shall not be used
     Retire(acts::Retire),
+    /// Seals all keys under another sealing key, where the configuration wants it. The server must be stopped
+    Reseal(reseal::Reseal),
 }
 
 /// `ca show`.
@@ -41,6 +44,7 @@ impl Ca {
             Self::Rotate(args) => acts::rotate(args, context).await,
             Self::Taint(args) => acts::taint(args, context).await,
             Self::Retire(args) => acts::retire(args, context).await,
+            Self::Reseal(args) => reseal::run(args, context).await,
         }
     }
 }

@@ -172,6 +172,9 @@ pub enum SettingError {
         "[upstream.vault] signs the issuing CA, so there is no root of this server's own: write authorities = [\"issuing\"], or []"
     )]
     VaultRootAbove,
+    /// A sealing key in a file and in Vault.
+    #[error("keys.sealing_key names a file already: take one of the two out")]
+    TwoSealings,
     /// First and longest wait the wrong way round.
     #[error("longer than limits.renewal_retry_longest: make it shorter")]
     RetriesReversed,

@@ -116,6 +116,8 @@ pub struct VaultKeys {
     pub transit: TransitSettings,
     /// The levels whose next authority's key is made there.
     pub levels: Vec<Level>,
+    /// Whether the sealing key of the others is wrapped there.
+    pub sealing: bool,
 }
 
 /// Where the sealing key is, when it does not lie beside the keys.

@@ -55,7 +55,7 @@ pub(super) enum RootOf {
 }
 
 /// The keys of `[keys.vault]` that mean nothing without an address.
-const OF_KEYS: [&str; 4] = ["mount", "prefix", "authorities", "look_every"];
+const OF_KEYS: [&str; 5] = ["mount", "prefix", "authorities", "look_every", "sealing"];
 
 /// `[keys.vault]`; `None` where no address is written.
 pub(super) fn keys(keys: &Table<'_, '_>, base: &Path, root: RootOf) -> Option<VaultKeys> {
@@ -65,6 +65,10 @@ pub(super) fn keys(keys: &Table<'_, '_>, base: &Path, root: RootOf) -> Option<Va
     let prefix = table.parsed("prefix", |text| part(text).filter(|t| !t.contains('/')).ok_or(SettingError::VaultPath));
     let look_every = table.span("look_every", Duration::from_secs(1)..=LONGEST_LOOK).unwrap_or(LONGEST_LOOK / 60);
     let levels = levels(&table, root);
+    let sealing = table.flag("sealing").unwrap_or(false);
+    if sealing && keys.has("sealing_key") {
+        table.note("sealing", &SettingError::TwoSealings);
+    }
     table.done();
     let transit = TransitSettings {
         connection: connection?,
@@ -72,7 +76,7 @@ pub(super) fn keys(keys: &Table<'_, '_>, base: &Path, root: RootOf) -> Option<Va
         prefix: prefix.unwrap_or_else(|| "chancery-".to_owned()),
         look_every,
     };
-    Some(VaultKeys { transit, levels })
+    Some(VaultKeys { transit, levels, sealing })
 }
 
 /// The levels whose keys are made there.

@@ -19,6 +19,7 @@ pub(crate) mod conformance;
 pub mod leaf;
 pub mod memory;
 mod private;
+pub mod reseal;
 pub mod sealed;
 pub mod vault;
 

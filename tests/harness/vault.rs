@@ -75,6 +75,8 @@ impl Vault {
         let policy = r#"
             path "transit/keys/chancery-*" { capabilities = ["create", "update", "read"] }
             path "transit/sign/chancery-*" { capabilities = ["update"] }
+            path "transit/encrypt/chancery-*" { capabilities = ["create", "update"] }
+            path "transit/decrypt/chancery-*" { capabilities = ["update"] }
         "#;
         self.write("sys/policies/acl/transit", &json!({"policy": policy}));
         let mounted = self.ask("POST", "sys/mounts/transit", Some(&json!({"type": "transit"})));

@@ -139,6 +139,14 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key(
         "keys.vault",
+        "sealing",
+        "true or false",
+        Default("false"),
+        "Whether the key that the keys in `data_dir/keys` are sealed with is encrypted by a key in Vault, and here in memory only. A stolen disk or backup then gives nothing without Vault. The token needs `update` on `MOUNT/encrypt/PREFIX*` and `MOUNT/decrypt/PREFIX*`. For an installation that is there, change this and run `chancery ca reseal` with the server stopped.",
+        "The server starts only while Vault answers. The key in Vault deleted: every key sealed under it is lost.",
+    ),
+    key(
+        "keys.vault",
         "look_every",
         "a span of time",
         Default("\"1m\""),

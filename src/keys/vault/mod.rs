@@ -28,11 +28,13 @@ mod batch;
 mod reference;
 mod signer;
 mod watch;
+mod wrap;
 
 pub use answers::Answering;
 pub use batch::{MOST_AT_ONCE, MOST_IN_BATCH};
 pub use reference::{Reference, ReferenceError};
 pub use watch::{Standing, Standings, State};
+pub use wrap::Wrapped;
 
 use answers::Answers;
 use api::{KeyInfo, NewKey};

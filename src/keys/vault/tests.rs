@@ -161,3 +161,62 @@ async fn without_vault_a_key_opens_and_a_signature_fails_at_once() {
     tasks.drain(Duration::from_secs(20)).await;
     assert!(matches!(signer.sign(b"late").await, Err(KeyError::Stopping)));
 }
+
+/// Signatures a second by raw requests of `size`, [`MOST_AT_ONCE`] under way.
+async fn raw(vault: &Vault, reference: &Reference, size: usize, rounds: usize) -> f64 {
+    let access = Access::new(vault.connection(), "transit", TABLE);
+    let clock = Clock::system();
+    let session = access.session().await.unwrap();
+    let inputs: Vec<String> =
+        (0..size).map(|number| api::input(reference.algorithm().signature(), &[number as u8])).collect();
+    let begin = clock.monotonic();
+    let one = async || {
+        for _ in 0..rounds {
+            let body = api::SignBody::new(1, reference.algorithm().signature(), inputs.iter().map(String::as_str));
+            let answer: api::SignAnswer =
+                session.call("sign", Verb::Write, &reference.signing_path(), Some(&body)).await.unwrap();
+            assert_eq!(answer.batch_results.len(), size);
+        }
+    };
+    futures::future::join_all((0..MOST_AT_ONCE).map(|_| one())).await;
+    (size * rounds * MOST_AT_ONCE) as f64 / (clock.monotonic() - begin).as_secs_f64()
+}
+
+/// Signatures a second through the port, verified, with so many asked for at once; and those that wait for one.
+async fn through(signer: &dyn Signer, at_once: usize, rounds: usize) -> f64 {
+    let clock = Clock::system();
+    let begin = clock.monotonic();
+    let one = async || {
+        for number in 0..rounds {
+            signer.sign(&number.to_be_bytes()).await.unwrap();
+        }
+    };
+    futures::future::join_all((0..at_once).map(|_| one())).await;
+    (at_once * rounds) as f64 / (clock.monotonic() - begin).as_secs_f64()
+}
+
+/// `CHANCERY_TEST_FULL=1 cargo test --release --lib -- keys::vault::tests::throughput --nocapture` is what
+/// docs/performance.md quotes.
+#[tokio::test(flavor = "multi_thread")]
+async fn throughput_beside_vault_s_own() {
+    let Some(vault) = Vault::start().await else { return };
+    let full = std::env::var("CHANCERY_TEST_FULL").as_deref() == Ok("1");
+    let rounds = |one: usize| if full { 4_096 / one.max(1) } else { 2 };
+    let tasks = Tasks::new();
+    let transit = vault.transit(&tasks);
+    for algorithm in [KeyAlgorithm::P256, KeyAlgorithm::Ed25519, KeyAlgorithm::Rsa2048] {
+        let reference = transit.make("issuing-1", algorithm).await.unwrap();
+        let signer = transit.open(&reference).unwrap();
+        for (size, at_once) in [(1, 1), (16, 64), (64, 256)] {
+            let (raw, ours) = (
+                raw(&vault, &reference, size, rounds(size * MOST_AT_ONCE)).await,
+                through(&*signer, at_once, rounds(at_once)).await,
+            );
+            println!(
+                "{algorithm}: raw requests of {size:>2}: {raw:>6.0}/s; through the port, {at_once:>3} at once: {ours:>6.0}/s"
+            );
+            assert!(raw > 0.0 && ours > 0.0);
+        }
+    }
+    tasks.drain(Duration::from_secs(20)).await;
+}
