@@ -18,6 +18,7 @@ pub mod projection;
 pub mod recover;
 pub mod reload;
 mod replace;
+mod roots;
 pub mod sealing;
 mod snapshot;
 pub mod sockets;
@@ -41,6 +42,7 @@ use crate::ca::issue::Street;
 use crate::config::Settings;
 use crate::feed::Feed;
 use crate::rotation;
+use crate::rotation::evidence::Witness;
 
 use addresses::{Addresses, AddressesFile};
 use backend::{AppBackend, AppLedger};
@@ -163,7 +165,14 @@ impl Bound {
         if let Some(listener) = http {
             http::serve(listener, Web::new(&state, feed.clone(), lag), HttpLimits::default(), &state.tasks);
         }
-        go_on_by_themselves(&mut state, reloader, orders);
+        let witness = Witness::new(
+            feed.clone(),
+            Arc::clone(&state.store),
+            state.ledger.reader(),
+            state.clock.clone(),
+            state.evidence.clone(),
+        );
+        go_on_by_themselves(&mut state, reloader, orders, witness);
         let file = AddressesFile::write(state.directory.path(), &addresses)?;
         info!(trust_domain = %settings.trust_domain, "ready");
         notify::ready(&format!("serving {}", settings.trust_domain));
@@ -189,11 +198,12 @@ impl Bound {
 }
 
 /// What the server does without being asked.
-fn go_on_by_themselves(state: &mut State, reloader: Reloader, orders: mpsc::Receiver<acts::Order>) {
+fn go_on_by_themselves(state: &mut State, reloader: Reloader, orders: mpsc::Receiver<acts::Order>, witness: Witness) {
     let (stopping, clock) = (state.tasks.stopping(), || state.clock.clone());
     if let Some(keeper) = state.keeper.take() {
-        let authorities = rotation::authorities(keeper, orders, state.street.clone(), clock(), stopping.clone());
-        state.tasks.spawn("rotation.authorities", authorities);
+        let (street, tasks, clock) = (state.street.clone(), state.tasks.clone(), clock());
+        let parts = rotation::Parts { keeper, orders, street, witness, clock, tasks };
+        state.tasks.spawn("rotation.authorities", rotation::authorities(parts));
     }
     if let Some(transit) = state.transit.clone() {
         let (ledger, recorder) = (state.ledger.clone(), state.recorder.clone());

@@ -64,6 +64,9 @@ pub enum Action {
     /// An authority was made and is not used yet.
     #[serde(rename = "ca.prepare")]
     CaPrepare,
+    /// A prepared root, and the CRL of every CA below it, is in what everyone is sent from now on.
+    #[serde(rename = "ca.publish")]
+    CaPublish,
     /// An authority signs from now on; the one before it retires.
     #[serde(rename = "ca.activate")]
     CaActivate,
@@ -125,7 +128,7 @@ pub enum Action {
 
 impl Action {
     /// Every action, in the order of documentation.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::CertificateIssue,
         Self::CertificateSigned,
         Self::CertificateRenew,
@@ -138,6 +141,7 @@ impl Action {
         Self::AttestAccept,
         Self::AttestRefuse,
         Self::CaPrepare,
+        Self::CaPublish,
         Self::CaActivate,
         Self::CaTaint,
         Self::CaRetire,
@@ -175,6 +179,7 @@ impl Action {
             Self::AttestAccept => "attest.accept",
             Self::AttestRefuse => "attest.refuse",
             Self::CaPrepare => "ca.prepare",
+            Self::CaPublish => "ca.publish",
             Self::CaActivate => "ca.activate",
             Self::CaTaint => "ca.taint",
             Self::CaRetire => "ca.retire",
@@ -413,6 +418,7 @@ fn frameworks(action: Action) -> Vec<Framework> {
         | Action::AttestAccept
         | Action::AttestRefuse => vec![Framework::Hipaa, Framework::Iso27001, Framework::PciDss, Framework::Soc2],
         Action::CaPrepare
+        | Action::CaPublish
         | Action::CaActivate
         | Action::CaTaint
         | Action::CaRetire

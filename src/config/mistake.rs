@@ -175,6 +175,19 @@ pub enum SettingError {
     /// A sealing key in a file and in Vault.
     #[error("keys.sealing_key names a file already: take one of the two out")]
     TwoSealings,
+    /// Vault and files at once.
+    #[error(
+        "[upstream.vault] is there too, and only one of them can stand above the issuing CA: take one of the tables out"
+    )]
+    TwoUpstreams,
+    /// Files without their directory.
+    #[error("it has no directory: write directory = \"/etc/chancery/cacerts\", or leave the whole table out")]
+    NoFilesDirectory,
+    /// A file that the other way of signing has.
+    #[error(
+        "not with this signing: \"here\" has certificate_file, key_file and passphrase_file, \"elsewhere\" request_file and answer_file"
+    )]
+    OtherSigning,
     /// First and longest wait the wrong way round.
     #[error("longer than limits.renewal_retry_longest: make it shorter")]
     RetriesReversed,

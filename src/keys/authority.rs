@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::file::FileSigner;
 use super::sealed::{SealedError, SealedStore};
 use super::vault::{Reference, ReferenceError, Transit, TransitError};
 use super::{KeyError, Signer};
@@ -96,6 +97,25 @@ impl AuthorityKeys {
         };
         let none = || AuthorityKeyError::NoVault { name: name.to_owned(), path: reference.path() };
         Ok(self.vault.as_ref().ok_or_else(none)?.transit.open(&reference)?)
+    }
+
+    /// Takes over a key that its operator had in a file, sealed under `name`.
+    ///
+    /// # Errors
+    /// [`AuthorityKeyError`].
+    pub fn import(&self, name: &str, key: &FileSigner) -> Result<Arc<dyn Signer>, AuthorityKeyError> {
+        Ok(self.sealed.import(name, key)?)
+    }
+
+    /// Removes a key that never signed anything for others; one in Vault stays there, and nothing names it any more.
+    ///
+    /// # Errors
+    /// [`AuthorityKeyError`].
+    pub fn destroy(&self, name: &str) -> Result<(), AuthorityKeyError> {
+        match Reference::read(self.sealed.directory(), name)? {
+            Some(_) => Ok(Reference::remove(self.sealed.directory(), name)?),
+            None => Ok(self.sealed.destroy(name)?),
+        }
     }
 
     /// Where the key under `name` is in Vault; nothing for a sealed one.

@@ -2,8 +2,9 @@
 //!
 //! A [`Signer`] is one authority key that cannot be taken out: it tells its public half and signs what it is given. Only
 //! `ca::sign` calls it, with bytes that the ledger has recorded. [`memory`] keeps the key in this process, [`sealed`]
-//! keeps it in an encrypted file as well, [`vault`] has it in Vault's Transit engine and asks there; [`authority`] knows
-//! which of them holds which. [`leaf`] is something else: keys made for a proxy, which do leave, once, to
+//! keeps it in an encrypted file as well, [`file`] has it from a PEM file of its operator's, [`vault`] has it in Vault's
+//! Transit engine and asks there; [`authority`] knows which of them holds which. [`leaf`] is something else: keys made for a
+//! proxy, which do leave, once, to
 //! their owner. No private key here is ever `Clone`, `Serialize` or printed.
 
 use std::fmt::Debug;
@@ -16,6 +17,7 @@ use crate::x509::SignatureAlgorithm;
 pub mod authority;
 #[cfg(test)]
 pub(crate) mod conformance;
+pub mod file;
 pub mod leaf;
 pub mod memory;
 mod private;
@@ -68,6 +70,12 @@ pub enum KeyError {
     /// The server ends.
     #[error("the server is stopping: ask again")]
     Stopping,
+    /// The file that it is in cannot be used any more.
+    #[error("{why}")]
+    File {
+        /// Why not.
+        why: String,
+    },
 }
 
 /// One private key of an authority.

@@ -128,6 +128,16 @@ impl Reference {
         found.map(Some).ok_or_else(|| ReferenceError::Form { path, name: name.to_owned() })
     }
 
+    /// Removes the one of `name`; durable when this returns.
+    ///
+    /// # Errors
+    /// [`ReferenceError`].
+    pub fn remove(directory: &Path, name: &str) -> Result<(), ReferenceError> {
+        let path = file(directory, name);
+        let removed = fs::remove_file(&path).and_then(|()| secret::sync_directory(directory));
+        removed.map_err(|source| SecretFileError::Io { path, source }.into())
+    }
+
     /// The names of all in `directory`.
     ///
     /// # Errors
