@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use super::directory::{DataDirectory, DirectoryError};
+use super::held;
 use super::projection::{Projection, ProjectionError};
 use super::sealing;
 use super::snapshot;
@@ -144,10 +145,9 @@ impl State {
     /// Takes everything up.
     pub(super) async fn open(settings: &Settings) -> Result<Self, AppError> {
         let (clock, entropy) = (Clock::system(), Entropy::system());
-        let (tasks, last_tasks) = (Tasks::new(), Tasks::new());
-        let recorder = Recorder::new(entropy.clone());
+        let (tasks, last_tasks, recorder) = (Tasks::new(), Tasks::new(), Recorder::new(entropy.clone()));
         let directory = DataDirectory::open(&settings.data_dir, &settings.trust_domain)?;
-        let policy = Arc::new(read_policy(settings, &directory)?);
+        let policy = read_policy(settings, &directory)?;
         let transit = sealing::transit(settings, (&clock, &entropy), &last_tasks);
         let keys = sealing::open(settings, &directory, transit.as_ref()).await?;
         let personal = Arc::new(ErasurePool::open(&directory.path().join("erasure"), entropy.clone())?);
@@ -155,6 +155,7 @@ impl State {
         let (ledger, opened) = Ledger::open(options, clock.clone(), &recorder, &last_tasks).await?;
         let mut notes: Vec<String> = opened.recovered.iter().map(whole_again).collect();
         let (store, mut projection) = index(&directory, &ledger, &mut notes)?;
+        let policy = Arc::new(held::at_start(settings, &*store, policy)?);
         let (started_at, metrics) = (clock.now(), metrics(&ledger, &mut projection, clock.now()));
         let parts = KeeperParts {
             keys: sealing::authority_keys(settings, keys, transit.clone()),

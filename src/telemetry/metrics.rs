@@ -110,6 +110,10 @@ impl Metrics {
             | Action::ConfigChange
             | Action::OperatorRead
             | Action::OperatorAct
+            | Action::ApprovalRequest
+            | Action::ApprovalGrant
+            | Action::BreakglassOpen
+            | Action::BreakglassClose
             | Action::LedgerSnapshot
             | Action::LedgerStart
             | Action::LedgerStop
@@ -269,6 +273,10 @@ pub struct Sample {
     pub vault_signs: Option<bool>,
     /// The keys in Vault that cannot sign any more.
     pub vault_keys_unusable: usize,
+    /// Whether a break-glass is open.
+    pub breakglass_open: bool,
+    /// Requests that wait for a second operator.
+    pub approvals_open: usize,
 }
 
 impl Sample {
@@ -286,6 +294,8 @@ impl Sample {
         ] {
             counter(all, spec).inc_by(count);
         }
+        set(all, &table::BREAKGLASS_OPEN, f64::from(u8::from(self.breakglass_open)));
+        set(all, &table::APPROVALS_OPEN, self.approvals_open as f64);
         set(all, &table::SUBSCRIPTIONS, self.subscriptions as f64);
         set(all, &table::LIVE, self.certificates as f64);
         set(all, &table::LATE, self.renewals_late as f64);
