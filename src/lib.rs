@@ -36,4 +36,5 @@ pub mod tasks;
 pub mod telemetry;
 pub mod toml_reader;
 pub mod upstream;
+pub mod vault;
 pub mod x509;

@@ -7,13 +7,14 @@ use std::path::Path;
 use crate::harness::source;
 
 /// Each module and its layer; the longest matching path wins.
-const LAYERS: [(&str, u8); 37] = [
+const LAYERS: [(&str, u8); 38] = [
     // 0 ground: the only places that read time, take random bytes, hold secrets, spawn tasks
     ("clock", 0),
     ("golden", 0),
     ("entropy", 0),
     ("secret", 0),
     ("tasks", 0),
+    ("vault", 0),
     // 1 words
     ("identity", 1),
     ("caller", 1),

@@ -41,5 +41,6 @@ mod service;
 mod storm;
 mod street;
 mod tidy;
+mod transit;
 mod upstream;
 mod xds;

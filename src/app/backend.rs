@@ -15,6 +15,7 @@ use super::lag::IndexLag;
 use super::reload::Reloader;
 use super::roots;
 use super::state::{State, upstream};
+use super::vault_keys;
 use crate::api::admin::backend::{
     AuthoritySchedule, Backend, Head, Holding, IssueAsk, LedgerAccess, PolicyInForce, Receipt, ServerFacts,
 };
@@ -31,6 +32,7 @@ use crate::caller::Caller;
 use crate::clock::{Clock, rfc3339_seconds};
 use crate::feed::Feed;
 use crate::identity::TrustDomain;
+use crate::keys::vault::Transit;
 use crate::policy::schedule::{AuthorityTimes, Evidence, RootTimes, authority_plan};
 use crate::policy::{ADMIN_SOCKET, Wanted};
 use crate::proto::chancery::admin::v1 as pb;
@@ -53,6 +55,7 @@ pub(super) struct AppBackend {
     reloader: Reloader,
     lag: IndexLag,
     sealed_beside: bool,
+    transit: Option<Transit>,
     issuing_lifetime: Duration,
     silent_wait: Option<Duration>,
     upstream: Option<String>,
@@ -80,6 +83,7 @@ impl AppBackend {
             reloader,
             lag,
             sealed_beside: settings.sealing_key.is_none(),
+            transit: state.transit.clone(),
             issuing_lifetime: settings.ca.issuing.lifetime,
             silent_wait: settings.ca.silent_wait,
             upstream: upstream(settings).map(|upstream| upstream.name().to_owned()),
@@ -278,7 +282,10 @@ impl Backend for AppBackend {
         let mut problems = problems(&self.ledger, &authorities, now);
         problems.extend(self.lag.problem());
         let ready = problems.is_empty();
-        problems.extend(crl_problems(&self.revoker.published(), &authorities, now));
+        let crls = self.revoker.published();
+        problems.extend(crl_problems(&crls, &authorities, now));
+        let in_vault = |transit: &Transit| vault_keys::problems(transit, &authorities, &crls);
+        problems.extend(self.transit.iter().flat_map(in_vault));
         problems.extend(self.times().and_then(|times| roots::late(&authorities, times, now)));
         ServerFacts {
             trust_domain: self.trust_domain.to_string(),

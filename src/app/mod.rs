@@ -20,10 +20,12 @@ pub mod recover;
 pub mod reload;
 mod replace;
 mod roots;
+pub mod sealing;
 mod snapshot;
 pub mod sockets;
 mod state;
 mod summary;
+mod vault_keys;
 mod web;
 
 use std::sync::Arc;
@@ -207,6 +209,12 @@ fn go_on_by_themselves(state: &mut State, reloader: Reloader, orders: mpsc::Rece
         let (street, tasks, clock) = (state.street.clone(), state.tasks.clone(), clock());
         let parts = rotation::Parts { keeper, orders, street, witness, clock, tasks };
         state.tasks.spawn("rotation.authorities", rotation::authorities(parts));
+    }
+    if let Some(transit) = state.transit.clone() {
+        let (ledger, recorder) = (state.ledger.clone(), state.recorder.clone());
+        let authorities = state.street.authorities();
+        let follower = vault_keys::Follower { transit, ledger, recorder, authorities, clock: clock() };
+        state.tasks.spawn("app.vault-keys", follower.run(stopping.clone()));
     }
     state.tasks.spawn("revocation.lists", state.revoker.clone().keep(stopping.clone()));
     let refusals = rotation::refusals(state.street.clone(), clock(), stopping.clone());

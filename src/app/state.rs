@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 use super::directory::{DataDirectory, DirectoryError};
 use super::held;
 use super::projection::{Projection, ProjectionError};
+use super::sealing;
 use super::snapshot;
 use super::sockets::SocketError;
 use crate::audit::event::{Action, Change, Event, Outcome, Recorder};
@@ -24,12 +25,14 @@ use crate::ca::slot::Name;
 use crate::ca::standing::Standing;
 use crate::clock::Clock;
 use crate::config::files::{self, FileError};
-use crate::config::{SealingKey, SettingError, Settings};
+use crate::config::{SettingError, Settings};
 use crate::entropy::Entropy;
 use crate::feed::Feed;
 use crate::feed::street::StreetSource;
 use crate::identity::TrustDomain;
+use crate::keys::reseal::ResealError;
 use crate::keys::sealed::{SealedError, SealedStore};
+use crate::keys::vault::Transit;
 use crate::policy::schedule::Evidence;
 use crate::policy::{Policy, starter};
 use crate::revocation::{Revoker, RevokerParts};
@@ -55,6 +58,9 @@ pub enum AppError {
     /// The sealed keys.
     #[error(transparent)]
     Keys(#[from] SealedError),
+    /// The sealing key, where it is moved or in Vault's hands.
+    #[error(transparent)]
+    Sealing(#[from] ResealError),
     /// A setting that only the start can judge.
     #[error(transparent)]
     Setting(#[from] SettingError),
@@ -110,8 +116,8 @@ pub(super) struct State {
     pub(super) directory: DataDirectory,
     /// Everything that serves; ended first.
     pub(super) tasks: Tasks,
-    /// The ledger's own threads; ended last, because what serves still records.
-    ledger_tasks: Tasks,
+    /// The ledger's own threads, and what keys in Vault take; ended last, because what serves still records and signs.
+    last_tasks: Tasks,
     pub(super) clock: Clock,
     pub(super) entropy: Entropy,
     pub(super) recorder: Recorder,
@@ -124,6 +130,8 @@ pub(super) struct State {
     /// What is known of a root that waits.
     pub(super) evidence: watch::Sender<Option<Arc<Evidence<Name>>>>,
     pub(super) metrics: Metrics,
+    /// Where authorities' keys are that are not here.
+    pub(super) transit: Option<Transit>,
     /// Until it is handed to its task.
     pub(super) keeper: Option<Keeper>,
     /// Authorities that this start made.
@@ -137,18 +145,20 @@ impl State {
     /// Takes everything up.
     pub(super) async fn open(settings: &Settings) -> Result<Self, AppError> {
         let (clock, entropy) = (Clock::system(), Entropy::system());
-        let (tasks, ledger_tasks, recorder) = (Tasks::new(), Tasks::new(), Recorder::new(entropy.clone()));
+        let (tasks, last_tasks, recorder) = (Tasks::new(), Tasks::new(), Recorder::new(entropy.clone()));
         let directory = DataDirectory::open(&settings.data_dir, &settings.trust_domain)?;
-        let (policy, keys) = (read_policy(settings, &directory)?, sealed_keys(settings, &directory)?);
+        let policy = read_policy(settings, &directory)?;
+        let transit = sealing::transit(settings, (&clock, &entropy), &last_tasks);
+        let keys = sealing::open(settings, &directory, transit.as_ref()).await?;
         let personal = Arc::new(ErasurePool::open(&directory.path().join("erasure"), entropy.clone())?);
         let options = ledger_options(settings, &directory, checkpoint_key(&keys, &directory)?);
-        let (ledger, opened) = Ledger::open(options, clock.clone(), &recorder, &ledger_tasks).await?;
+        let (ledger, opened) = Ledger::open(options, clock.clone(), &recorder, &last_tasks).await?;
         let mut notes: Vec<String> = opened.recovered.iter().map(whole_again).collect();
         let (store, mut projection) = index(&directory, &ledger, &mut notes)?;
         let policy = Arc::new(held::at_start(settings, &*store, policy)?);
         let (started_at, metrics) = (clock.now(), metrics(&ledger, &mut projection, clock.now()));
         let parts = KeeperParts {
-            keys,
+            keys: sealing::authority_keys(settings, keys, transit.clone()),
             ledger: ledger.clone(),
             clock: clock.clone(),
             entropy: entropy.clone(),
@@ -157,15 +167,7 @@ impl State {
             upstream: upstream(settings),
         };
         let mut keeper = Keeper::open(parts, &store.authorities()?, &store.live(clock.now().unix_timestamp())?)?;
-        let street = Street::new(Parts {
-            policy,
-            ledger: ledger.clone(),
-            authorities: keeper.watch(),
-            clock: clock.clone(),
-            entropy: entropy.clone(),
-            recorder: recorder.clone(),
-            standing: Standing::default(),
-        });
+        let street = street(policy, &ledger, &keeper, (&clock, &entropy, &recorder));
         let parts = RevokerParts {
             street: street.clone(),
             ledger: ledger.clone(),
@@ -186,7 +188,7 @@ impl State {
         Ok(Self {
             directory,
             tasks,
-            ledger_tasks,
+            last_tasks,
             clock,
             entropy,
             recorder,
@@ -198,6 +200,7 @@ impl State {
             revoker,
             evidence: watch::Sender::default(),
             metrics,
+            transit,
             keeper: Some(keeper),
             made,
             trust_domain: settings.trust_domain.clone(),
@@ -234,7 +237,7 @@ impl State {
         if let Err(failure) = self.ledger.close().await {
             error!(error = %failure, "the ledger did not close cleanly; the next start recovers it");
         }
-        let left = self.ledger_tasks.drain(deadline).await;
+        let left = self.last_tasks.drain(deadline).await;
         if !left.is_empty() {
             warn!(tasks = left.join(", "), "the ledger did not end in time");
         }
@@ -246,10 +249,21 @@ fn whole_again(recovery: &Recovery) -> String {
     format!("the last run did not end cleanly; the ledger is whole again: {recovery:?}")
 }
 
-/// The authorities' keys, opened with the sealing key beside them or elsewhere.
-fn sealed_keys(settings: &Settings, directory: &DataDirectory) -> Result<SealedStore, AppError> {
-    let elsewhere = settings.sealing_key.as_ref().map(SealingKey::path).transpose()?;
-    Ok(SealedStore::open(&directory.path().join("keys"), elsewhere.as_deref())?)
+fn street(
+    policy: Arc<Policy>,
+    ledger: &Ledger,
+    keeper: &Keeper,
+    (clock, entropy, recorder): (&Clock, &Entropy, &Recorder),
+) -> Street {
+    Street::new(Parts {
+        policy,
+        ledger: ledger.clone(),
+        authorities: keeper.watch(),
+        clock: clock.clone(),
+        entropy: entropy.clone(),
+        recorder: recorder.clone(),
+        standing: Standing::default(),
+    })
 }
 
 fn ledger_options(settings: &Settings, directory: &DataDirectory, key: CheckpointKey) -> LedgerOptions {

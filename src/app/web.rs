@@ -16,6 +16,7 @@ use crate::ca::slot::Name;
 use crate::clock::Clock;
 use crate::feed::Feed;
 use crate::identity::TrustDomain;
+use crate::keys::vault::{Answering, State as KeyState, Transit};
 use crate::policy::schedule::Evidence;
 use crate::revocation::{CrlSet, Listed, Revoker};
 use crate::store::Store;
@@ -31,6 +32,7 @@ pub(super) struct Web {
     store: Arc<dyn Store>,
     revoker: Revoker,
     metrics: Metrics,
+    transit: Option<Transit>,
     lag: IndexLag,
     evidence: watch::Receiver<Option<Arc<Evidence<Name>>>>,
 }
@@ -46,6 +48,7 @@ impl Web {
             store: Arc::clone(&state.store),
             revoker: state.revoker.clone(),
             metrics: state.metrics.clone(),
+            transit: state.transit.clone(),
             lag,
             evidence: state.evidence.subscribe(),
         })
@@ -93,6 +96,8 @@ impl Web {
             },
             crls: self.revoker.published().lists.iter().map(crl_sample).collect(),
             policy_hash: self.street.policy().hash_hex().to_owned(),
+            vault_signs: self.transit.as_ref().and_then(signs),
+            vault_keys_unusable: self.transit.as_ref().map_or(0, unusable),
             breakglass_open: self.store.breakglass().unwrap_or_default().iter().any(|row| row.closed.is_none()),
             approvals_open: self.approvals_open(now),
         }
@@ -114,6 +119,19 @@ impl Web {
         };
         (self.ledger.reader().logs().into_iter().map(sample).collect(), lag)
     }
+}
+
+/// Nothing where it was never asked.
+fn signs(transit: &Transit) -> Option<bool> {
+    match &*transit.answering().borrow() {
+        Answering::NotAsked => None,
+        Answering::Yes => Some(true),
+        Answering::No { .. } => Some(false),
+    }
+}
+
+fn unusable(transit: &Transit) -> usize {
+    transit.standings().borrow().values().filter(|key| matches!(key.state, KeyState::Unusable { .. })).count()
 }
 
 fn crl_sample(listed: &Listed) -> CrlSample {

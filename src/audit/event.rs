@@ -261,6 +261,7 @@ fn frameworks(action: Action) -> Vec<Framework> {
         | Action::CaActivate
         | Action::CaTaint
         | Action::CaRetire
+        | Action::KeyChange
         | Action::CrlPublish
         | Action::LedgerSnapshot
         | Action::LedgerStart

@@ -3,7 +3,8 @@
 //! One [`Keeper`] owns the authorities of a server; everyone else watches. Its order is the same at the first start and
 //! at each roll-over, and a crash at any line resumes:
 //!
-//! 1. the sealed key is written. A crash leaves a key that nothing names; the next try takes the next number;
+//! 1. the sealed key is written, or the key is made in Vault and what names it is written. A crash leaves a key that
+//!    nothing names; the next try takes the next number;
 //! 2. `ca.prepare` is recorded, with the hash of what will be signed. A crash leaves an authority without a certificate,
 //!    which the next start passes over, its number used up;
 //! 3. it is signed, and `certificate.signed` holds the certificate. From here on it is prepared;
@@ -32,7 +33,7 @@ use crate::audit::ledger::Ledger;
 use crate::clock::{Clock, parse_rfc3339, rfc3339_seconds};
 use crate::entropy::Entropy;
 use crate::identity::TrustDomain;
-use crate::keys::sealed::SealedStore;
+use crate::keys::authority::AuthorityKeys;
 use crate::policy::schedule::{AuthoritySlot, AuthorityTimes, Due, Evidence, TooShort, authority_plan};
 use crate::store::{AuthorityRow, LiveCount};
 use crate::upstream::Upstream;
@@ -82,7 +83,7 @@ pub struct AuthorityPlan {
 #[derive(Debug)]
 pub struct KeeperParts {
     /// Where keys are kept.
-    pub keys: SealedStore,
+    pub keys: AuthorityKeys,
     /// Where it is written.
     pub ledger: Ledger,
     /// Time.

@@ -1,6 +1,7 @@
 //! `chancery ca`: roots and issuing CAs, who holds them and what comes next; and the operator's hands on them.
 
 pub mod acts;
+pub(crate) mod reseal;
 pub mod roots;
 
 use clap::{Args, Subcommand};
@@ -27,6 +28,8 @@ pub enum Ca {
     Activate(roots::Activate),
     /// Gives up a prepared authority that shall not be used, or takes an old root out of every bundle
     Retire(roots::Retire),
+    /// Seals all keys under another sealing key, where the configuration wants it. The server must be stopped
+    Reseal(reseal::Reseal),
 }
 
 /// `ca show`.
@@ -45,6 +48,7 @@ impl Ca {
             Self::Taint(args) => acts::taint(args, context).await,
             Self::Activate(args) => roots::activate(args, context).await,
             Self::Retire(args) => roots::retire(args, context).await,
+            Self::Reseal(args) => reseal::run(args, context).await,
         }
     }
 }

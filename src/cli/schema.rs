@@ -5,6 +5,7 @@ mod operators;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::ca::reseal::ResealOutput;
 use super::doctor::{CheckOutput, DoctorOutput, Finding};
 use super::ledger::{RecoverLog, RecoverOutput};
 use super::probe::{CertificateOutput, Entry, ProbeOutput};
@@ -405,6 +406,13 @@ fn of_the_ledger(page: &mut String) {
         record: Some("example.org/ledger/ca-2026-2#0".into()),
     };
     section(page, "ledger recover", &recovered);
+    let resealed = ResealOutput {
+        place: "wrapped by vault https://vault:8200 transit".into(),
+        sealing_key: "5a0fb1c2d3e4f506".into(),
+        keys: 3,
+        record: RECORD.into(),
+    };
+    section(page, "ca reseal", &resealed);
 }
 
 fn of_files(page: &mut String) {

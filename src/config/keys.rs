@@ -8,6 +8,7 @@ use super::key::{Key, key};
 
 mod bounds;
 mod upstream;
+mod vault;
 
 /// A table that is a list: `[[sds.listen]]`.
 pub(super) const LISTS: [&str; 2] = ["sds.listen", "admin.operator"];
@@ -15,10 +16,18 @@ pub(super) const LISTS: [&str; 2] = ["sds.listen", "admin.operator"];
 /// Lists that are empty by default.
 pub(super) const EXAMPLES: [&str; 1] = ["admin.operator"];
 
+/// What is said of a login.
+const LOGIN: &str = "How this server logs in to that Vault. No secret is written here: files hold them.";
+
 /// What a table is for, in the order of the file.
-pub(super) const TABLES: [(&str, &str); 18] = [
+pub(super) const TABLES: [(&str, &str); 20] = [
     ("", "The server as a whole."),
-    ("keys", "The authorities' own keys, in `data_dir/keys`, each sealed."),
+    ("keys", "The authorities' own keys, in `data_dir/keys`, each sealed, or in Vault."),
+    (
+        "keys.vault",
+        "A Vault whose Transit engine holds keys of this server's own authorities, so that they never come here (docs/keys.md).",
+    ),
+    ("keys.vault.login", LOGIN),
     (
         "sds.listen",
         "Where proxies get certificates: a Unix socket, a TCP port with mutual TLS, or both under one name; at least one.",
@@ -41,7 +50,7 @@ pub(super) const TABLES: [(&str, &str); 18] = [
         "upstream.vault",
         "A Vault whose PKI engine signs the issuing CA, so that the root's key never comes here (docs/upstream.md). Without it the root is this server's own.",
     ),
-    ("upstream.vault.login", "How this server logs in to that Vault. No secret is written here: files hold them."),
+    ("upstream.vault.login", LOGIN),
     (
         "upstream.files",
         "An existing CA in PEM files, a corporate one or Istio's `cacerts`, above the issuing CA (docs/upstream.md). Every other path of this table is meant from `directory`.",
@@ -53,7 +62,14 @@ pub(super) const TABLES: [(&str, &str); 18] = [
 ];
 
 /// Every key, in the order of the file.
-pub static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| [PLACES, upstream::KEYS, bounds::KEYS].concat());
+pub static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
+    let mut all = [PLACES, vault::KEYS, upstream::KEYS, bounds::KEYS].concat();
+    for (table, login) in [("keys.vault", "keys.vault.login"), ("upstream.vault", "upstream.vault.login")] {
+        all.extend(vault::connection(table));
+        all.extend(vault::login(login));
+    }
+    all
+});
 
 /// Where things are, who gets in, and what authorities are like.
 const PLACES: &[Key] = &[

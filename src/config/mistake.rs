@@ -164,6 +164,17 @@ pub enum SettingError {
         "not a mount or name in Vault: letters, digits, dots, dashes and underscores, parted by /, such as \"pki/mesh\""
     )]
     VaultPath,
+    /// No level of authorities.
+    #[error("not an authority: write \"root\" or \"issuing\"")]
+    VaultAuthority,
+    /// A root's key in Transit, and a root that is an upstream's.
+    #[error(
+        "[upstream.vault] signs the issuing CA, so there is no root of this server's own: write authorities = [\"issuing\"], or []"
+    )]
+    VaultRootAbove,
+    /// A sealing key in a file and in Vault.
+    #[error("keys.sealing_key names a file already: take one of the two out")]
+    TwoSealings,
     /// Vault and files at once.
     #[error(
         "[upstream.vault] is there too, and only one of them can stand above the issuing CA: take one of the tables out"

@@ -19,6 +19,7 @@ mod operators;
 mod read;
 pub mod reference;
 mod upstream;
+mod vault;
 
 use crate::api::admin::Operators;
 use crate::api::sds::SdsLimits;
@@ -26,11 +27,13 @@ use crate::api::tls::TlsLimits;
 use crate::approval::Rules;
 use crate::feed::{FeedLimits, SdsNames};
 use crate::identity::TrustDomain;
+use crate::keys::vault::TransitSettings;
 use crate::policy::ADMIN_SOCKET;
 use crate::revocation::CrlTimes;
 use crate::toml_reader::{Mistake, Mistakes};
 use crate::upstream::UpstreamSettings;
 use crate::x509::KeyAlgorithm;
+use crate::x509::profile::Level;
 
 pub use key::{Key, Presence};
 pub use keys::KEYS;
@@ -64,6 +67,8 @@ pub struct Settings {
     pub policy: PathBuf,
     /// The key that authority keys are sealed with; `None` when it lies beside them.
     pub sealing_key: Option<SealingKey>,
+    /// The Vault that holds keys of authorities.
+    pub key_vault: Option<VaultKeys>,
     /// SDS.
     pub sds: SdsSettings,
     /// HTTP; `None` when it is off.
@@ -107,6 +112,17 @@ impl AdminSettings {
     pub fn private(path: SocketPath) -> Self {
         Self { path, mode: ADMIN_MODE, listen: None, operators: Operators::default(), approval: Rules::default() }
     }
+}
+
+/// A Vault that holds keys of this server's own authorities.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VaultKeys {
+    /// Where, and what they are called.
+    pub transit: TransitSettings,
+    /// The levels whose next authority's key is made there.
+    pub levels: Vec<Level>,
+    /// Whether the sealing key of the others is wrapped there.
+    pub sealing: bool,
 }
 
 /// Where the sealing key is, when it does not lie beside the keys.
@@ -313,6 +329,7 @@ impl Settings {
             Some(admin) if mistakes.is_empty() => Ok(Self {
                 policy: options.data_dir.join("policy.toml"),
                 sealing_key: None,
+                key_vault: None,
                 data_dir: options.data_dir,
                 trust_domain: options.trust_domain,
                 sds: SdsSettings { listen, tcp, names: SdsNames::default() },

@@ -7,9 +7,10 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
+use super::vault::RootOf;
 use super::{
     AuthoritySettings, CaSettings, DAY, HttpSettings, LedgerSettings, Limits, LogFormat, LogLevel, LogSettings, MIB,
-    SealingKey, SettingError, Settings, is_loopback, listen, operators, upstream,
+    SealingKey, SettingError, Settings, is_loopback, listen, operators, upstream, vault,
 };
 use crate::api::sds::SdsLimits;
 use crate::api::tls::TlsLimits;
@@ -49,7 +50,8 @@ pub(super) fn read(document: &Document<'_>, base: &Path) -> Option<Settings> {
     // The rest is read against some directory even when it is missing, so that all mistakes come at once.
     let dir = data_dir.clone().unwrap_or_else(|| base.to_owned());
     let policy = root.text("policy").map_or_else(|| dir.join("policy.toml"), |path| base.join(path));
-    let sealing_key = sealing_key(&root.table("keys"), base);
+    let keys = root.table("keys");
+    let sealing_key = sealing_key(&keys, base);
     let admin = operators::admin(&root.table("admin"), base, &dir, trust_domain.as_ref());
     let sds = listen::sds(&root.table("sds"), base, admin.as_ref().map(|admin| &admin.path));
     let http = http(&root.table("http"));
@@ -59,6 +61,9 @@ pub(super) fn read(document: &Document<'_>, base: &Path) -> Option<Settings> {
     let above = root.table("upstream");
     let former = above.text("former").map(|path| base.join(path));
     let upstream = upstream::upstream(&above, base, &dir);
+    let root_of = if upstream.is_some() { RootOf::Upstream } else { RootOf::ThisServer };
+    let key_vault = vault::keys(&keys, base, root_of);
+    keys.done();
     let limits = limits(&root.table("limits"));
     let log = log(&root.table("log"));
     root.done();
@@ -67,6 +72,7 @@ pub(super) fn read(document: &Document<'_>, base: &Path) -> Option<Settings> {
         data_dir: data_dir?,
         policy,
         sealing_key,
+        key_vault,
         sds,
         http,
         admin: admin?,
@@ -82,14 +88,12 @@ pub(super) fn read(document: &Document<'_>, base: &Path) -> Option<Settings> {
 
 /// A path, or `credential:NAME` for a file that systemd hands over.
 fn sealing_key(table: &Table<'_, '_>, base: &Path) -> Option<SealingKey> {
-    let found = table.parsed("sealing_key", |text: &str| match text.strip_prefix(CREDENTIAL) {
+    table.parsed("sealing_key", |text: &str| match text.strip_prefix(CREDENTIAL) {
         None => Ok(SealingKey::File(base.join(text))),
         // What systemd itself takes for a credential's name: a file name.
         Some(name) if name.is_empty() || name.contains('/') => Err(SettingError::CredentialName),
         Some(name) => Ok(SealingKey::Credential(name.to_owned())),
-    });
-    table.done();
-    found
+    })
 }
 
 fn http(table: &Table<'_, '_>) -> Option<HttpSettings> {

@@ -133,6 +133,8 @@ fn the_documented_keys_are_the_keys_that_are_read() {
         "ca.root",
         "ca.issuing",
         "keys",
+        "keys.vault",
+        "keys.vault.login",
         "upstream",
         "upstream.vault",
         "upstream.vault.login",

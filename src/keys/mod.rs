@@ -2,22 +2,28 @@
 //!
 //! A [`Signer`] is one authority key that cannot be taken out: it tells its public half and signs what it is given. Only
 //! `ca::sign` calls it, with bytes that the ledger has recorded. [`memory`] keeps the key in this process, [`sealed`]
-//! keeps it in an encrypted file as well, [`file`] has it from a PEM file of its operator's. [`leaf`] is something else: keys made for a proxy, which do leave, once, to
+//! keeps it in an encrypted file as well, [`file`] has it from a PEM file of its operator's, [`vault`] has it in Vault's
+//! Transit engine and asks there; [`authority`] knows which of them holds which. [`leaf`] is something else: keys made for a
+//! proxy, which do leave, once, to
 //! their owner. No private key here is ever `Clone`, `Serialize` or printed.
 
 use std::fmt::Debug;
 
 use futures::future::BoxFuture;
 
+use crate::vault::VaultError;
 use crate::x509::SignatureAlgorithm;
 
+pub mod authority;
 #[cfg(test)]
 pub(crate) mod conformance;
 pub mod file;
 pub mod leaf;
 pub mod memory;
 mod private;
+pub mod reseal;
 pub mod sealed;
+pub mod vault;
 
 /// Why a key could not be made or did not sign.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,6 +42,34 @@ pub enum KeyError {
         /// What they should have been.
         algorithm: crate::x509::KeyAlgorithm,
     },
+    /// Vault, which holds the key, did not answer as it should.
+    #[error("{key} in Vault did not sign: {source}")]
+    Vault {
+        /// The key's path in Vault.
+        key: String,
+        /// What happened.
+        #[source]
+        source: Box<VaultError>,
+    },
+    /// Vault answered, and not with a signature.
+    #[error("{key} in Vault did not sign: {why}")]
+    NotSigned {
+        /// The key's path in Vault.
+        key: String,
+        /// What it said.
+        why: String,
+    },
+    /// Vault gave a signature that does not verify under the pinned key.
+    #[error(
+        "{key} in Vault gave a signature that does not verify under its own public key: nothing was issued with it. Was the key restored or replaced there?"
+    )]
+    OtherSignature {
+        /// The key's path in Vault.
+        key: String,
+    },
+    /// The server ends.
+    #[error("the server is stopping: ask again")]
+    Stopping,
     /// The file that it is in cannot be used any more.
     #[error("{why}")]
     File {

@@ -32,7 +32,7 @@ use crate::x509::KeyAlgorithm;
 /// The version that this program writes, and the newest that it reads.
 const VERSION: u32 = 1;
 /// The file with the sealing key.
-const SEALING_KEY: &str = "sealing.key";
+pub(super) const SEALING_KEY: &str = "sealing.key";
 /// What the sealing key's file begins with, so that nobody takes it for something else.
 const SEALING_MARK: &str = "chancery-sealing-key-1 ";
 /// The extension of sealed files.
@@ -81,6 +81,18 @@ pub enum SealedError {
     #[error("{path} is no sealing key: put it back from a backup, or for a new installation make one with chancery config sealing-key FILE", path = path.display())]
     NotASealingKey {
         /// The file.
+        path: PathBuf,
+    },
+    /// Keys were to be sealed under another key, and that was cut off.
+    #[error("{path} says that keys were being sealed under another key when that was cut off: run chancery ca reseal again", path = path.display())]
+    CutOff {
+        /// What is left of it.
+        path: PathBuf,
+    },
+    /// The sealing key is wrapped by Vault.
+    #[error("{path} is there: the sealing key is wrapped by Vault; write sealing = true in [keys.vault], or, where another key is to take its place, run chancery ca reseal", path = path.display())]
+    InVault {
+        /// The wrapped key.
         path: PathBuf,
     },
     /// No key of this name.
@@ -180,20 +192,15 @@ impl SealedStore {
     /// # Errors
     /// [`SealedError`] about the directory or the sealing key.
     pub fn open(directory: &Path, elsewhere: Option<&Path>) -> Result<Self, SealedError> {
-        let failed = |source| SealedError::Directory { path: directory.to_owned(), source };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
-        let facts = fs::metadata(directory).map_err(failed)?;
-        if facts.mode() & 0o022 != 0 || facts.uid() != nix::unistd::geteuid().as_raw() {
-            let (mode, owner) = (facts.mode() & 0o7777, facts.uid());
-            return Err(SealedError::OpenDirectory { path: directory.to_owned(), mode, owner });
-        }
+        prepare(directory)?;
+        super::reseal::check_whole(directory, super::reseal::Now::HereOrElsewhere)?;
         let beside = directory.join(SEALING_KEY);
         let (text, path) = match elsewhere {
             Some(_) if beside.exists() => return Err(SealedError::TwoSealingKeys { path: beside }),
             Some(path) => (secret::read_credential(path)?, path.to_owned()),
             None => {
                 if !beside.exists() {
-                    if names(directory).map_err(failed)?.next().is_some() {
+                    if holds_keys(directory)? {
                         return Err(SealedError::NoSealingKey { path: beside });
                     }
                     make_sealing_key(&beside)?;
@@ -202,12 +209,40 @@ impl SealedStore {
             }
         };
         let key = sealing_key(text.expose()).ok_or(SealedError::NotASealingKey { path })?;
+        Self::with_key(directory, &key)
+    }
+
+    /// With a sealing key of 32 bytes that is kept elsewhere. The directory is there already ([`prepare`]).
+    ///
+    /// # Errors
+    /// [`SealedError::Key`].
+    pub fn with_key(directory: &Path, key: &SecretBytes) -> Result<Self, SealedError> {
         let unbound = UnboundKey::new(&AES_256_GCM, key.expose()).map_err(|_| KeyError::Library { what: "seal" })?;
         let labelled = [b"chancery sealing key id\0", key.expose()].concat();
         let labelled = SecretBytes::new(labelled);
         let id = digest::digest(&digest::SHA256, labelled.expose());
         let seal_id = hex::encode(id.as_ref().iter().take(8).copied().collect::<Vec<u8>>());
         Ok(Self { directory: directory.to_owned(), seal: LessSafeKey::new(unbound), seal_id })
+    }
+
+    /// Which sealing key this store has: enough to tell two apart.
+    pub(super) fn seal_id(&self) -> &str {
+        &self.seal_id
+    }
+
+    /// Which sealing key `name` is sealed under.
+    pub(super) fn sealed_under(&self, name: &str) -> Result<String, SealedError> {
+        let path = self.path(name)?;
+        let file = secret::read_private(&path)?;
+        let line = file.expose().split(|&byte| byte == b'\n').next().unwrap_or_default();
+        let header: Result<Header, _> = serde_json::from_slice(line);
+        header.map(|header| header.sealing_key).map_err(|_| SealedError::Damaged { path })
+    }
+
+    /// Seals under this store's key what `from` has under `name`: the file is the old one or the new one, whatever happens.
+    pub(super) fn take_over(&self, from: &Self, name: &str) -> Result<(), SealedError> {
+        let (kind, plain, _) = from.get(name)?;
+        self.put(name, &kind, &plain)
     }
 
     /// Makes a key, stores it under `name` and gives it; it is durable when this returns. RSA blocks for long.
@@ -284,6 +319,12 @@ impl SealedStore {
         let mut found: Vec<String> = names(&self.directory).map_err(failed)?.collect();
         found.sort();
         Ok(found)
+    }
+
+    /// Where its files are.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     fn path(&self, name: &str) -> Result<PathBuf, SealedError> {
@@ -370,14 +411,32 @@ pub fn make_sealing_key(path: &Path) -> Result<(), SealedError> {
     Ok(secret::write_private(path, text.expose())?)
 }
 
+/// Makes the directory where there is none, and refuses one that others can write.
+pub(super) fn prepare(directory: &Path) -> Result<(), SealedError> {
+    let failed = |source| SealedError::Directory { path: directory.to_owned(), source };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
+    let facts = fs::metadata(directory).map_err(failed)?;
+    if facts.mode() & 0o022 != 0 || facts.uid() != nix::unistd::geteuid().as_raw() {
+        let (mode, owner) = (facts.mode() & 0o7777, facts.uid());
+        return Err(SealedError::OpenDirectory { path: directory.to_owned(), mode, owner });
+    }
+    Ok(())
+}
+
+/// Whether anything is sealed there.
+pub(super) fn holds_keys(directory: &Path) -> Result<bool, SealedError> {
+    let failed = |source| SealedError::Directory { path: directory.to_owned(), source };
+    Ok(names(directory).map_err(failed)?.next().is_some())
+}
+
 /// From the library's own generator and never from a seed: a nonce must not repeat under one sealing key.
-fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, KeyError> {
+pub(super) fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, KeyError> {
     let mut out = Zeroizing::new([0; N]);
     aws_lc_rs::rand::fill(&mut *out).map_err(|_| KeyError::Library { what: "take random bytes" })?;
     Ok(out)
 }
 
-fn sealing_key(text: &[u8]) -> Option<SecretBytes> {
+pub(super) fn sealing_key(text: &[u8]) -> Option<SecretBytes> {
     let digits = std::str::from_utf8(text).ok()?.strip_prefix(SEALING_MARK)?.trim_end();
     let key = SecretBytes::new(hex::decode(digits).ok()?);
     (key.expose().len() == AES_256_GCM.key_len()).then_some(key)

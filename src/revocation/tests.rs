@@ -105,7 +105,7 @@ impl World {
             silent_wait: None,
         };
         let parts = KeeperParts {
-            keys,
+            keys: keys.into(),
             ledger: ledger.clone(),
             clock: self.clock.clone(),
             entropy: entropy.clone(),

@@ -245,7 +245,7 @@ async fn open(world: &World, ledger_tasks: &Tasks) -> Result<Server, String> {
         silent_wait: None,
     };
     let parts = KeeperParts {
-        keys,
+        keys: keys.into(),
         ledger: ledger.clone(),
         clock: clock.clone(),
         entropy: entropy.clone(),

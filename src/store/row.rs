@@ -247,6 +247,7 @@ pub(super) fn effect(entry: &Entry<'_>) -> Option<Effect> {
         | Action::CertificateNack
         | Action::AttestAccept
         | Action::AttestRefuse
+        | Action::KeyChange
         | Action::OperatorRead
         | Action::OperatorAct
         | Action::LedgerStart
@@ -281,6 +282,7 @@ pub(super) fn activity(event: &Event) -> Option<(Activity, i64, u64)> {
         | Action::CaActivate
         | Action::CaTaint
         | Action::CaRetire
+        | Action::KeyChange
         | Action::CrlPublish
         | Action::ConfigChange
         | Action::OperatorRead

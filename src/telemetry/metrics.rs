@@ -105,6 +105,7 @@ impl Metrics {
             | Action::CaActivate
             | Action::CaTaint
             | Action::CaRetire
+            | Action::KeyChange
             | Action::CrlPublish
             | Action::ConfigChange
             | Action::OperatorRead
@@ -270,6 +271,10 @@ pub struct Sample {
     pub crls: Vec<CrlSample>,
     /// SHA-256 of the policy in force, hex.
     pub policy_hash: String,
+    /// Whether Vault signs, as far as was seen; nothing where no key is there.
+    pub vault_signs: Option<bool>,
+    /// The keys in Vault that cannot sign any more.
+    pub vault_keys_unusable: usize,
     /// Whether a break-glass is open.
     pub breakglass_open: bool,
     /// Requests that wait for a second operator.
@@ -297,6 +302,10 @@ impl Sample {
         set(all, &table::LIVE, self.certificates as f64);
         set(all, &table::LATE, self.renewals_late as f64);
         set(all, &table::INDEX_LAG, self.index_lag as f64);
+        if let Some(signs) = self.vault_signs {
+            set(all, &table::VAULT_SIGNS, f64::from(u8::from(signs)));
+        }
+        set(all, &table::VAULT_KEYS_UNUSABLE, self.vault_keys_unusable as f64);
         for (spec, at) in [(&table::FIRST_EXPIRY, self.first_not_after), (&table::CHECKPOINT, self.checkpoint)] {
             if let Some(at) = at {
                 set(all, spec, seconds(at));

@@ -269,6 +269,20 @@ pub(super) const AUTHORITY_EXPIRY: Spec = spec(
     &[fixed("level", || vec!["root", "issuing"])],
     "When the active authority of each level expires",
 );
+pub(super) const VAULT_SIGNS: Spec = spec(
+    "chancery_vault_signs",
+    Kind::Gauge,
+    Unit::None,
+    &[],
+    "1 while Vault signs with the authorities' keys that it holds, 0 when it did not the last time; absent where it holds none",
+);
+pub(super) const VAULT_KEYS_UNUSABLE: Spec = spec(
+    "chancery_vault_keys_unusable",
+    Kind::Gauge,
+    Unit::None,
+    &[],
+    "Authorities' keys in Vault that cannot sign any more: deleted, trimmed, replaced or restricted there",
+);
 const ISSUER: Label =
     Label { name: "issuer", values: Values::Found("authorities by name, such as `issuing 3`; a handful") };
 pub(super) const CRL_NUMBER: Spec = spec(
@@ -328,7 +342,7 @@ pub(super) const APPROVALS_OPEN: Spec =
     spec("chancery_approvals_open", Kind::Gauge, Unit::None, &[], "Acts that wait for a second operator");
 
 /// All of them, in the order of the page.
-pub const TABLE: [&Spec; 37] = [
+pub const TABLE: [&Spec; 39] = [
     &ISSUED,
     &REFUSED,
     &ISSUE_SECONDS,
@@ -345,6 +359,8 @@ pub const TABLE: [&Spec; 37] = [
     &NACKS,
     &AUTHORITY_EXPIRY,
     &ROOT_HOLDERS,
+    &VAULT_SIGNS,
+    &VAULT_KEYS_UNUSABLE,
     &REVOKED,
     &CRL_NUMBER,
     &CRL_ENTRIES,
@@ -395,6 +411,8 @@ const PAGE_TAIL: &str = "
 | `increase(chancery_refusals_total{reason=\"no-rule\"}[5m]) > 0` | somebody asks who no rule is for; `chancery audit tail` shows who |
 | `increase(chancery_sds_nacks_total[5m]) > 0` | a proxy cannot use what it gets |
 | `increase(chancery_sign_failures_total[5m]) > 0` | the issuing key does not sign |
+| `chancery_vault_signs == 0` for 5 minutes | Vault does not sign with the keys that it holds: CRLs of those authorities last until their nextUpdate |
+| `chancery_vault_keys_unusable > 0` | somebody deleted or restricted a key in Vault |
 | `chancery_authority_not_after_timestamp_seconds{level=\"issuing\"} - time() < 7 * 86400` | the issuing CA was not rolled over |
 | `chancery_authority_not_after_timestamp_seconds{level=\"root\"} - time() < 92 * 86400` | no root took the place of this one: `chancery ca show` says who is waited for (take your `ca.issuing.lifetime` and two days) |
 | `chancery_root_holders{state=\"behind\"} > 0` for 2 days | a new root waits for somebody: `chancery ca show` names them |

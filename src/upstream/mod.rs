@@ -15,6 +15,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 
 use crate::keys::file::FileSigner;
+use crate::vault::VaultError;
 use crate::x509::{Serial, pem};
 
 pub mod files;
@@ -90,36 +91,9 @@ pub enum ListsOfHeld {
 /// Why an upstream gave nothing. No variant holds a token, a secret or a key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UpstreamError {
-    /// It cannot be reached, or did not answer in time.
-    #[error(
-        "{upstream} cannot be reached ({why}): see that it runs, and check address and ca_file in [upstream.vault]"
-    )]
-    Unreachable {
-        /// Which.
-        upstream: String,
-        /// What happened.
-        why: String,
-    },
-    /// It is sealed, or not initialised.
-    #[error("{upstream} is sealed or not ready ({why}): unseal it; what was issued before goes on being served")]
-    Sealed {
-        /// Which.
-        upstream: String,
-        /// What it said.
-        why: String,
-    },
-    /// It does not let us.
-    #[error(
-        "{upstream} refuses {what} ({why}): check [upstream.vault.login] and the policy of its token (docs/upstream.md)"
-    )]
-    Refused {
-        /// Which.
-        upstream: String,
-        /// What was asked.
-        what: &'static str,
-        /// What it said.
-        why: String,
-    },
+    /// A Vault gave nothing.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
     /// It failed, or said something else than was asked.
     #[error("{upstream} did not {what}: {why}")]
     Failed {
@@ -128,14 +102,6 @@ pub enum UpstreamError {
         /// What was asked.
         what: &'static str,
         /// What it said.
-        why: String,
-    },
-    /// A file of ours that it takes to log in cannot be used.
-    #[error("the login to {upstream} cannot be read: {why}")]
-    Login {
-        /// Which.
-        upstream: String,
-        /// What is wrong.
         why: String,
     },
     /// Its files cannot be used.

@@ -89,12 +89,30 @@ impl Vault {
     /// An AppRole that may do what chancery needs and nothing else: role id and secret id. `uses` of 0 never end.
     pub fn app_role(&self, uses: u32) -> (String, String) {
         self.policy(POLICY);
+        self.role("chancery", "60s", uses)
+    }
+
+    /// An AppRole that may make and use keys of chancery's in the mount `transit`, which is made; its tokens live for `ttl`.
+    pub fn transit_role(&self, ttl: &str) -> (String, String) {
+        let policy = r#"
+            path "transit/keys/chancery-*" { capabilities = ["create", "update", "read"] }
+            path "transit/sign/chancery-*" { capabilities = ["update"] }
+            path "transit/encrypt/chancery-*" { capabilities = ["create", "update"] }
+            path "transit/decrypt/chancery-*" { capabilities = ["update"] }
+        "#;
+        self.write("sys/policies/acl/transit", &json!({"policy": policy}));
+        let mounted = self.ask("POST", "sys/mounts/transit", Some(&json!({"type": "transit"})));
+        assert!([204, 400].contains(&mounted.status), "{mounted:?}");
+        self.role("transit", ttl, 0)
+    }
+
+    fn role(&self, policy: &str, ttl: &str, uses: u32) -> (String, String) {
         let mounted = self.ask("POST", "sys/auth/approle", Some(&json!({"type": "approle"})));
         assert!([204, 400].contains(&mounted.status), "{mounted:?}");
-        let role = json!({"token_policies": ["chancery"], "token_ttl": "60s", "secret_id_num_uses": uses});
-        self.write("auth/approle/role/chancery", &role);
-        let role_id = self.ask("GET", "auth/approle/role/chancery/role-id", None).json();
-        let secret_id = self.write("auth/approle/role/chancery/secret-id", &json!({}));
+        let role = json!({"token_policies": [policy], "token_ttl": ttl, "secret_id_num_uses": uses});
+        self.write(&format!("auth/approle/role/{policy}"), &role);
+        let role_id = self.ask("GET", &format!("auth/approle/role/{policy}/role-id"), None).json();
+        let secret_id = self.write(&format!("auth/approle/role/{policy}/secret-id"), &json!({}));
         let text = |value: &Value| value.as_str().expect("a text").to_owned();
         (text(&role_id["data"]["role_id"]), text(&secret_id["data"]["secret_id"]))
     }

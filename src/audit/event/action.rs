@@ -53,6 +53,9 @@ pub enum Action {
     /// An authority has no live certificates left and is gone.
     #[serde(rename = "ca.retire")]
     CaRetire,
+    /// What holds an authority's key was changed: re-sealed, or rotated, restricted or deleted in Vault.
+    #[serde(rename = "key.change")]
+    KeyChange,
     /// A CRL was authorised.
     #[serde(rename = "crl.publish")]
     CrlPublish,
@@ -114,7 +117,7 @@ pub enum Action {
 
 impl Action {
     /// Every action, in the order of documentation.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 36] = [
         Self::CertificateIssue,
         Self::CertificateSigned,
         Self::CertificateRenew,
@@ -131,6 +134,7 @@ impl Action {
         Self::CaActivate,
         Self::CaTaint,
         Self::CaRetire,
+        Self::KeyChange,
         Self::CrlPublish,
         Self::ConfigChange,
         Self::OperatorRead,
@@ -172,6 +176,7 @@ impl Action {
             Self::CaActivate => "ca.activate",
             Self::CaTaint => "ca.taint",
             Self::CaRetire => "ca.retire",
+            Self::KeyChange => "key.change",
             Self::CrlPublish => "crl.publish",
             Self::ConfigChange => "config.change",
             Self::OperatorRead => "operator.read",

@@ -57,6 +57,7 @@ impl Priority {
             | Action::CaPublish
             | Action::CaActivate
             | Action::CaRetire
+            | Action::KeyChange
             | Action::ConfigChange
             | Action::LedgerSnapshot
             | Action::LedgerRotate

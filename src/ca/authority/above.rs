@@ -88,8 +88,8 @@ impl Keeper {
             Some(before) => before,
             None => {
                 let name = self.next_name(Level::Issuing)?;
-                let key = self.parts.keys.generate(&name.key_file(), self.parts.plan.issuing_key)?;
-                (name, SigningKey::new(key))
+                let key = self.make_key(name).await?;
+                (name, key)
             }
         };
         let common_name = self.common_name(name);

@@ -3,7 +3,7 @@
 use super::ReceivedError;
 use crate::audit::ledger::{LedgerError, Position};
 use crate::ca::sign::SignError;
-use crate::keys::sealed::SealedError;
+use crate::keys::authority::AuthorityKeyError;
 use crate::policy::schedule::TooShort;
 use crate::upstream::UpstreamError;
 use crate::x509::chain::IssuerError;
@@ -57,7 +57,7 @@ pub enum AuthorityError {
     Issuer(#[from] IssuerError),
     /// Its key could not be made or opened.
     #[error(transparent)]
-    Key(#[from] SealedError),
+    Key(#[from] AuthorityKeyError),
     /// Its public key is not of a kind that is certified.
     #[error("the public key of an authority cannot be certified: {0}")]
     PublicKey(#[from] KeyFault),

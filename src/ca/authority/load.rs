@@ -31,7 +31,7 @@ impl Keeper {
         let issuer = Arc::new(Issuer::from_der(certificate(row)?, parents(row, rows)?)?);
         // The keys of an upstream's own CAs never come here, but for one that is held.
         let is_ours = row.upstream.is_none() || name.level == Level::Issuing;
-        let key = is_ours.then(|| self.parts.keys.load(&name.key_file())).transpose()?.map(SigningKey::new);
+        let key = is_ours.then(|| self.parts.keys.open(&name.key_file())).transpose()?.map(SigningKey::new);
         if key.as_ref().is_some_and(|key| key.spki_der() != issuer.key().spki_der()) {
             return Err(AuthorityError::OtherKey { name: row.name.clone() });
         }

@@ -46,11 +46,11 @@ impl Keeper {
     /// Steps 1 to 3: key, record, certificate, under `parent` or by itself.
     pub(super) async fn prepare_own(&mut self, level: Level, parent: Option<Parent>) -> Result<Name, AuthorityError> {
         let name = self.next_name(level)?;
-        let (algorithm, lifetime) = match level {
-            Level::Root => (self.parts.plan.root_key, self.parts.plan.root_lifetime),
-            Level::Intermediate | Level::Issuing => (self.parts.plan.issuing_key, self.parts.plan.issuing_lifetime),
+        let lifetime = match level {
+            Level::Root => self.parts.plan.root_lifetime,
+            Level::Intermediate | Level::Issuing => self.parts.plan.issuing_lifetime,
         };
-        let key = SigningKey::new(self.parts.keys.generate(&name.key_file(), algorithm)?);
+        let key = self.make_key(name).await?;
         let draft = self.draft(name, &key, lifetime, parent.as_ref().map(|parent| &*parent.issuer))?;
         let upstream = parent.as_ref().and_then(|parent| parent.upstream.clone());
         let facts = asked_for(name, key_id(&key)?, upstream.as_deref());
@@ -77,6 +77,15 @@ impl Keeper {
         Ok(name)
     }
 
+    /// Step 1: its key.
+    pub(super) async fn make_key(&self, name: Name) -> Result<SigningKey, AuthorityError> {
+        let algorithm = match name.level {
+            Level::Root => self.parts.plan.root_key,
+            Level::Intermediate | Level::Issuing => self.parts.plan.issuing_key,
+        };
+        Ok(SigningKey::new(self.parts.keys.make(&name.key_file(), algorithm, name.level).await?))
+    }
+
     /// The common name of an authority's certificate.
     pub(super) fn common_name(&self, name: Name) -> String {
         format!("{} {name}", self.parts.plan.trust_domain)
@@ -84,12 +93,12 @@ impl Keeper {
 
     /// The next number whose key file is free.
     pub(super) fn next_name(&mut self, level: Level) -> Result<Name, AuthorityError> {
-        let sealed = self.parts.keys.list()?;
+        let used = self.parts.keys.list()?;
         let last = self.last(level);
         loop {
             *last += 1;
             let name = Name { level, number: *last };
-            if !sealed.contains(&name.key_file()) {
+            if !used.contains(&name.key_file()) {
                 return Ok(name);
             }
         }

@@ -48,7 +48,7 @@ impl Keeper {
         if row.upstream.as_deref() != Some(upstream) || !self.parts.keys.list()?.contains(&name.key_file()) {
             return Ok(None);
         }
-        let key = SigningKey::new(self.parts.keys.load(&name.key_file())?);
+        let key = SigningKey::new(self.parts.keys.open(&name.key_file())?);
         if hex::encode(SubjectKey::from_spki(key.spki_der().to_vec())?.key_id()) != row.key_id {
             return Err(AuthorityError::OtherKey { name: row.name });
         }

@@ -3,7 +3,7 @@
 use crate::config::key::Presence::{Default, Derived, Off};
 use crate::config::key::{Key, key};
 
-/// In the order of the file.
+/// In the order of the file, without what every Vault has.
 pub(super) const KEYS: &[Key] = &[
     key(
         "upstream",
@@ -39,30 +39,6 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key(
         "upstream.vault",
-        "namespace",
-        "a namespace",
-        Off("\"mesh\""),
-        "Vault's own namespace, which its enterprise edition has.",
-        "As for `mount`.",
-    ),
-    key(
-        "upstream.vault",
-        "ca_file",
-        "a file, PEM",
-        Off("\"/etc/chancery/vault-ca.pem\""),
-        "Who may have signed the certificate of Vault's listener: these alone. Without it, whom the system trusts.",
-        "Vault counts as unreachable.",
-    ),
-    key(
-        "upstream.vault",
-        "timeout",
-        "a span of time",
-        Default("\"10s\""),
-        "How long one request may take.",
-        "Too short: a slow Vault counts as unreachable; it is tried again after a minute.",
-    ),
-    key(
-        "upstream.vault",
         "crl_mounts",
         "a list of mounts",
         Off("[\"pki-root\"]"),
@@ -76,70 +52,6 @@ pub(super) const KEYS: &[Key] = &[
         Off("[\"/etc/chancery/root.crl\"]"),
         "CRLs of CAs above that are in no Vault, such as an offline root's. They are read again whenever one is due.",
         "As for `crl_mounts`. When such a CRL ends every handshake fails: `status` says when.",
-    ),
-    key(
-        "upstream.vault.login",
-        "method",
-        "token, approle, kubernetes or certificate",
-        Off("\"approle\""),
-        "How to log in. Each act logs in anew and gives its token back, but for `token`.",
-        "With an address and without a method nothing is started.",
-    ),
-    key(
-        "upstream.vault.login",
-        "mount",
-        "a mount of Vault's logins",
-        Derived("`approle`, `kubernetes` or `cert`, by the method", "\"approle\""),
-        "Where that login is mounted.",
-        "Vault refuses the login.",
-    ),
-    key(
-        "upstream.vault.login",
-        "role",
-        "a name",
-        Off("\"chancery\""),
-        "For kubernetes and certificate: the role to log in as.",
-        "Vault refuses the login.",
-    ),
-    key(
-        "upstream.vault.login",
-        "role_id",
-        "a text",
-        Off("\"5f3a0c5e-0f0e-4c5e-9d2b-6a3f1f9b7c11\""),
-        "For approle: the role's id. It is a name, not a secret.",
-        "Vault refuses the login.",
-    ),
-    key(
-        "upstream.vault.login",
-        "secret_id_file",
-        "a file, 0600",
-        Off("\"/etc/chancery/secret-id\""),
-        "For approle: the file with the secret id, read anew each time.",
-        "Read by others: they log in as this server; destroy that secret id in Vault. Used up: Vault refuses, and what was issued goes on.",
-    ),
-    key(
-        "upstream.vault.login",
-        "token_file",
-        "a file, 0600",
-        Off("\"/run/vault/token\""),
-        "For token: the file with a token that somebody else keeps fresh, such as Vault Agent. For kubernetes: the account's token, by default `/var/run/secrets/kubernetes.io/serviceaccount/token`. Read anew each time.",
-        "Read by others: they are this server to Vault; revoke that token.",
-    ),
-    key(
-        "upstream.vault.login",
-        "certificate_file",
-        "a file, PEM",
-        Off("\"/etc/chancery/vault.pem\""),
-        "For certificate: the client certificate with its chain.",
-        "Vault refuses the login.",
-    ),
-    key(
-        "upstream.vault.login",
-        "key_file",
-        "a file, 0600, PEM",
-        Off("\"/etc/chancery/vault.key\""),
-        "For certificate: its key.",
-        "Read by others: they log in as this server; revoke the certificate.",
     ),
     key(
         "upstream.files",

@@ -27,6 +27,7 @@ fn sample() -> Sample {
             recorded: false,
         }],
         policy_hash: "ab".into(),
+        vault_signs: Some(true),
         nacks: 2,
         ..Sample::default()
     }
