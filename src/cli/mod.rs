@@ -84,7 +84,7 @@ enum Command {
     /// Certificates: list, show, issue, rotate, revoke, release
     #[command(subcommand)]
     Cert(cert::Cert),
-    /// Authorities: show, rotate, taint, retire
+    /// Authorities: init, show, rotate, taint, retire
     #[command(subcommand)]
     Ca(ca::Ca),
     /// The trust bundle: show

@@ -17,7 +17,10 @@ use crate::x509::SubjectKey;
 
 /// Whether that row is an issuing CA that an upstream was asked for, without a certificate and not given up.
 pub(super) fn is_unanswered(name: Name, row: &AuthorityRow) -> bool {
-    name.level == Level::Issuing && row.upstream.is_some() && row.certificate.is_none() && row.state == State::Prepared.as_str()
+    name.level == Level::Issuing
+        && row.upstream.is_some()
+        && row.certificate.is_none()
+        && row.state == State::Prepared.as_str()
 }
 
 impl Keeper {
