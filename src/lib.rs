@@ -6,8 +6,10 @@
 
 pub mod api;
 pub mod app;
+pub mod approval;
 pub mod attest;
 pub mod audit;
+pub mod breakglass;
 pub mod ca;
 pub mod caller;
 pub mod cli;

@@ -46,6 +46,9 @@ fn a_full_disk_stops_issuing_until_there_is_room_again() {
     let policy = Some(policy::text(&rules.collect::<Vec<_>>()));
     let server =
         Chancery::with(Options { arguments: arguments.collect(), policy, disk_mib: Some(110), ..Options::default() });
+    let elsewhere = crate::harness::directory();
+    let glass = elsewhere.path().join("glass");
+    server.run(&["breakglass", "seal", "--out", glass.to_str().unwrap()]).expect(0);
     let filler = server.scratch().join("filler");
     let _ = Command::new("dd")
         .stderr(Stdio::null())
@@ -65,6 +68,10 @@ fn a_full_disk_stops_issuing_until_there_is_room_again() {
         runtime.block_on(client).unwrap();
     }
     expect_closed(&server);
+    server.run(&["breakglass", "open", "--reason", "INC-7", "--credential", glass.to_str().unwrap()]).expect(0);
+    let status = server.run(&["status"]);
+    assert!(status.out.starts_with("BREAK-GLASS IS OPEN"), "{status:?}");
+    server.run(&["breakglass", "close"]).expect(0);
     std::fs::remove_file(&filler).unwrap();
     eventually("it issues again", SOON, || (fetch(&server, "id") == 0).then_some(()));
     assert_eq!(get(server.http(), "/readyz").status, 200);

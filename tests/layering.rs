@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::harness::source;
 
 /// Each module and its layer; the longest matching path wins.
-const LAYERS: [(&str, u8); 35] = [
+const LAYERS: [(&str, u8); 37] = [
     // 0 ground: the only places that read time, take random bytes, hold secrets, spawn tasks
     ("clock", 0),
     ("golden", 0),
@@ -32,6 +32,8 @@ const LAYERS: [(&str, u8); 35] = [
     // 4 domain
     ("audit", 4),
     ("ca", 4),
+    ("approval", 4),
+    ("breakglass", 4),
     // 5 behaviour
     ("revocation", 5),
     ("rotation", 5),

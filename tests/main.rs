@@ -9,11 +9,13 @@
 #![allow(unreachable_pub, reason = "the harness is one program with its suites")]
 
 mod admin;
+mod approval;
 mod authorities;
 mod bench;
 mod crash;
 mod damage;
 mod disk;
+mod drills;
 mod envoy;
 mod errors;
 mod fetch;

@@ -1,4 +1,4 @@
-//! Many identities at once: all of them rotated by hand while new requests go on. Prints what it took; the sizes of
+//! Many identities at once: all of them rotated by hand while new requests go on; `drills` has more with the same clients. Prints what it took; the sizes of
 //! `docs/performance.md` are those of `tests/run --full`.
 
 use std::path::{Path, PathBuf};
@@ -12,31 +12,34 @@ use crate::harness::chancery::{Chancery, Options};
 use crate::harness::{SOON, alone, full, sds};
 
 /// Sockets that the identities are spread over: limits count by socket and user.
-const SOCKETS: [&str; 4] = ["a", "b", "c", "d"];
+pub const SOCKETS: [&str; 4] = ["a", "b", "c", "d"];
 
 /// Streams on one connection, as an Envoy with many certificates has them.
-const STREAMS: usize = 100;
+pub const STREAMS: usize = 100;
 
 /// New requests between two looks at the clock, before the rotation.
 const QUIET: usize = 40;
 
 /// How long everything may take at full size on a busy machine.
-const LONG: Duration = Duration::from_secs(240);
+pub const LONG: Duration = Duration::from_secs(240);
 
-fn chancery() -> Chancery {
-    let sockets = SOCKETS.iter().flat_map(|name| ["--sds-socket".to_owned(), format!("{name}={name}.sock")]);
-    let names = SOCKETS.map(|name| format!("\"{name}\"")).join(", ");
+/// With sockets for those who hold one of many identities, and `more` beside "sds" for those who ask for new ones.
+pub fn chancery(more: &[&str]) -> Chancery {
+    let sockets =
+        SOCKETS.iter().chain(more).flat_map(|name| ["--sds-socket".to_owned(), format!("{name}={name}.sock")]);
+    let quoted = |names: &[&str]| names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
+    let (names, asking) = (quoted(&SOCKETS), quoted(&[&["sds"], more].concat()));
     let policy = format!(
         "[[rule]]\nname = \"many\"\nmatch = {{ uid = \"any\", socket = [{names}] }}\n\
          identity = \"spiffe://{{trust_domain}}/many/*\"\n\n\
-         [[rule]]\nname = \"new\"\nmatch = {{ uid = \"any\", socket = \"sds\" }}\n\
+         [[rule]]\nname = \"new\"\nmatch = {{ uid = \"any\", socket = [{asking}] }}\n\
          identity = \"spiffe://{{trust_domain}}/new/*\"\n"
     );
     Chancery::with(Options { arguments: sockets.collect(), policy: Some(policy), ..Options::default() })
 }
 
 /// Holds `count` certificates on one connection until it is aborted; counts first ones, and those that came later.
-async fn hold(socket: PathBuf, from: usize, count: usize, first: Arc<AtomicUsize>, later: Arc<AtomicUsize>) {
+pub async fn hold(socket: PathBuf, from: usize, count: usize, first: Arc<AtomicUsize>, later: Arc<AtomicUsize>) {
     let channel = sds::connect(&socket).await.expect("a connection");
     let mut streams = JoinSet::new();
     for number in from..from + count {
@@ -60,7 +63,7 @@ async fn hold(socket: PathBuf, from: usize, count: usize, first: Arc<AtomicUsize
 }
 
 /// Asks for new certificates, one after another, until told to stop; each answer's time in milliseconds.
-async fn ask(socket: &Path, label: &str, stop: &AtomicBool, at_least: usize) -> Vec<f64> {
+pub async fn ask(socket: &Path, label: &str, stop: &AtomicBool, at_least: usize) -> Vec<f64> {
     let channel = sds::connect(socket).await.expect("a connection");
     let mut took = Vec::new();
     while took.len() < at_least || !stop.load(Ordering::Relaxed) {
@@ -75,12 +78,12 @@ async fn ask(socket: &Path, label: &str, stop: &AtomicBool, at_least: usize) -> 
     took
 }
 
-fn quantile(took: &mut [f64], part: f64) -> f64 {
+pub fn quantile(took: &mut [f64], part: f64) -> f64 {
     took.sort_by(f64::total_cmp);
     took[((took.len() - 1) as f64 * part) as usize]
 }
 
-async fn until(count: &AtomicUsize, wanted: usize) {
+pub async fn until(count: &AtomicUsize, wanted: usize) {
     let begin = Instant::now();
     while count.load(Ordering::Relaxed) < wanted {
         assert!(begin.elapsed() < LONG, "{} of {wanted}", count.load(Ordering::Relaxed));
@@ -92,7 +95,7 @@ async fn until(count: &AtomicUsize, wanted: usize) {
 fn many_identities_are_rotated_while_new_requests_are_served() {
     let _alone = alone();
     let many = if full() { 10_000 } else { 400 };
-    let server = chancery();
+    let server = chancery(&[]);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let (first, later) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));

@@ -77,6 +77,20 @@ fn under_vault(vault: &Path, files: &Path) -> (Vault, Chancery, String) {
     (vault, chancery, secret_id)
 }
 
+/// A Vault, and a chancery under it that gives everybody on the socket "sds" what is asked for below `new/`.
+pub fn drill(vault: &Path, files: &Path) -> (Vault, Chancery) {
+    let (vault, configuration, _) = hierarchy(vault, files, 0);
+    let configuration = configuration.replacen(
+        "name = \"web\"\npath = \"data/web.sock\"",
+        "name = \"sds\"\npath = \"data/sds.sock\"",
+        1,
+    );
+    let rule = "[[rule]]\nname = \"new\"\nmatch = { uid = \"any\", socket = \"sds\" }\n\
+                identity = \"spiffe://{trust_domain}/new/*\"\n";
+    let options = Options { configuration: Some(configuration), policy: Some(rule.to_owned()), ..Options::default() };
+    (vault, Chancery::with(options))
+}
+
 pub(crate) fn authorities(chancery: &Chancery) -> Vec<(String, String)> {
     let shown = chancery.run(&["ca", "show", "--output", "json"]).expect(0).json();
     let text = |value: &Value| value.as_str().unwrap().to_owned();

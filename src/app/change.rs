@@ -16,7 +16,7 @@ use tracing::{error, warn};
 use super::reload::{By, Reloader};
 use super::replace::Replacement;
 use super::state::State;
-use crate::api::admin::change::{Changes, PolicyDiff};
+use crate::api::admin::change::{Changes, Pending, PolicyDiff};
 use crate::api::status;
 use crate::audit::event::{Change, Event};
 use crate::ca::issue::Street;
@@ -115,7 +115,7 @@ impl AppChanges {
         let comment = ask.comment.trim();
         let cause = if comment.is_empty() { "operator".to_owned() } else { comment.to_owned() };
         let template = ask.revoke.then(|| act.clone());
-        let by = By { cause: cause.into(), act: Some(act) };
+        let by = By { cause: cause.into(), act: Some(act), granted: Pending::default() };
         let position = self.reloader.record_policy(&new, &by).await.map_err(|why| status::of_ledger(&why))?;
         if let Err(why) = prepared.put() {
             self.reloader.record_failure(&by, &why.to_string()).await;
@@ -225,9 +225,13 @@ fn compare(store: &dyn Store, new: &Policy, now: i64) -> Result<Comparison, Stor
 }
 
 impl Changes for AppChanges {
-    fn reload(&self, act: Event) -> BoxFuture<'_, pb::Reloaded> {
+    fn pending(&self) -> BoxFuture<'_, Pending> {
+        Box::pin(self.reloader.pending())
+    }
+
+    fn reload(&self, act: Event, granted: Pending) -> BoxFuture<'_, pb::Reloaded> {
         Box::pin(async move {
-            let done = self.reloader.reload(&By { cause: "operator".into(), act: Some(act) }).await;
+            let done = self.reloader.reload(&By { cause: "operator".into(), act: Some(act), granted }).await;
             pb::Reloaded { changed: done.changed, refused: done.refused, needs_restart: done.needs_restart }
         })
     }

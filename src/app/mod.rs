@@ -10,6 +10,7 @@ pub mod backend;
 mod change;
 pub mod directory;
 mod hands;
+mod held;
 mod lag;
 mod listeners;
 pub mod notify;
@@ -151,9 +152,13 @@ impl Bound {
             recorder: state.recorder.clone(),
             operators,
             changes: Arc::new(AppChanges::new(&state, reloader.clone())),
+            approval: settings.admin.approval.clone(),
+            breakglass: Arc::new(admin::Breakglass::new(state.directory.path().join("breakglass"))),
+            turn: Arc::default(),
             own_uid: nix::unistd::geteuid().as_raw(),
             stopping: stopping.clone(),
         });
+        state.tasks.spawn("admin.breakglass", service.clone().keep(stopping.clone()));
         let serving = admin::serve(admin, remote, service, health.clone(), stopping.clone());
         state.tasks.spawn("admin", async move {
             if let Err(failure) = serving.await {

@@ -5,6 +5,8 @@
 //! is durable in the ledger before it decides anything; one content is refused on record once; and a change of a file
 //! never revokes. A file that is being written is left alone until it looks the same twice, [`LOOK_EVERY`] apart.
 
+mod second;
+
 use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +20,8 @@ use tracing::{error, info, warn};
 use super::notify;
 use super::state::{State, fingerprint};
 use crate::api::admin::Operators;
+use crate::api::admin::change::Pending;
+use crate::approval::Rules;
 use crate::audit::event::{Action, Change, Event, Outcome, Recorder};
 use crate::audit::ledger::{Ledger, LedgerError, Position};
 use crate::ca::issue::Street;
@@ -46,12 +50,17 @@ pub(super) struct By {
     pub(super) cause: Cow<'static, str>,
     /// The operator's act, whose actor and source every record of it carries.
     pub(super) act: Option<Event>,
+    /// The contents that may come into force where that takes a second operator.
+    pub(super) granted: Pending,
 }
 
 impl By {
-    const FILE: Self = Self { cause: Cow::Borrowed("file"), act: None };
-    const SIGNAL: Self = Self { cause: Cow::Borrowed("signal"), act: None };
+    const FILE: Self = Self { cause: Cow::Borrowed("file"), act: None, granted: NOTHING };
+    const SIGNAL: Self = Self { cause: Cow::Borrowed("signal"), act: None, granted: NOTHING };
 }
+
+/// Files and signals are granted nothing.
+const NOTHING: Pending = Pending { policy: None, configuration: None };
 
 /// What a reload did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -79,6 +88,8 @@ struct Inner {
     policy: PathBuf,
     issuing_lifetime: Duration,
     configuration: Option<Configuration>,
+    rules: Rules,
+    data_dir: PathBuf,
     live: Live,
     /// One change at a time.
     turn: tokio::sync::Mutex<Turn>,
@@ -178,6 +189,8 @@ impl Reloader {
             policy: settings.policy.clone(),
             issuing_lifetime: settings.ca.issuing.lifetime,
             configuration,
+            rules: settings.admin.approval.clone(),
+            data_dir: settings.data_dir.clone(),
             live,
             turn: tokio::sync::Mutex::new(turn),
             told: Mutex::default(),
@@ -298,15 +311,15 @@ impl Reloader {
     async fn judge_policy(&self, content: Content, by: &By, turn: &mut Turn) -> Verdict {
         let parsed = content.clone().and_then(|text| self.parse(&self.0.policy, &text));
         let verdict = match parsed {
-            Err(why) => self.refuse(What::Policy, &content, why, by, &turn.policy).await,
+            Err(why) => self.refuse(What::Policy, &content, (Outcome::Failure, why), by, &turn.policy).await,
             Ok(policy) if policy.hash_hex() == self.0.street.policy().hash_hex() => Ok(Verdict::Unchanged),
-            Ok(policy) => {
-                let recorded = self.record_policy(&policy, by).await;
-                recorded.map(|_| {
+            Ok(policy) => match self.not_granted(What::Policy, by, policy.hash_hex()) {
+                Some(why) => self.refuse(What::Policy, &content, (Outcome::Denied, why), by, &turn.policy).await,
+                None => self.record_policy(&policy, by).await.map(|_| {
                     self.set_policy(policy);
                     Verdict::Changed
-                })
-            }
+                }),
+            },
         };
         self.conclude(What::Policy, content, verdict, turn)
     }
@@ -333,6 +346,7 @@ impl Reloader {
 
     /// Records a policy that was parsed by [`Self::parse`]; it may decide from then on.
     pub(super) async fn record_policy(&self, policy: &Policy, by: &By) -> Result<Position, LedgerError> {
+        self.keep(policy);
         let before = self.0.street.policy().hash_hex().to_owned();
         let after = policy.hash_hex().to_owned();
         self.record(What::Policy, Outcome::Success, by, (Some(before), Some(after))).await
@@ -365,7 +379,9 @@ impl Reloader {
             Settings::of_text(&file.path, &text).map_err(|why| why.to_string()).map(|new| (text, new))
         });
         let verdict = match parsed {
-            Err(why) => self.refuse(What::Configuration, &content, why, by, &turn.configuration).await,
+            Err(why) => {
+                self.refuse(What::Configuration, &content, (Outcome::Failure, why), by, &turn.configuration).await
+            }
             Ok((text, new)) => {
                 let settings = turn.started.with_live_of(&new);
                 // A file may spell the same settings otherwise.
@@ -377,7 +393,14 @@ impl Reloader {
                     );
                 }
                 self.told().needs_restart = waiting;
-                self.take_live(settings, by, turn).await
+                let other = (settings != turn.in_force).then(|| fingerprint(&settings));
+                match other.and_then(|hash| self.not_granted(What::Configuration, by, &hash)) {
+                    Some(why) => {
+                        let why = (Outcome::Denied, why);
+                        self.refuse(What::Configuration, &content, why, by, &turn.configuration).await
+                    }
+                    None => self.take_live(settings, by, turn).await,
+                }
             }
         };
         self.conclude(What::Configuration, content, verdict, turn)
@@ -402,7 +425,7 @@ impl Reloader {
         &self,
         what: What,
         content: &Content,
-        why: String,
+        (outcome, why): (Outcome, String),
         by: &By,
         looks: &Looks,
     ) -> Result<Verdict, LedgerError> {
@@ -410,7 +433,7 @@ impl Reloader {
             return Ok(Verdict::Refused(why));
         }
         warn!(by = %by.cause, "the {} file was refused, the old one stays in force: {why}", what.as_str());
-        let mut event = self.event(what, Outcome::Failure, by, (None, None));
+        let mut event = self.event(what, outcome, by, (None, None));
         event.reason = Some(why.chars().take(LONGEST_REASON).collect());
         self.0.ledger.append(event).await?;
         Ok(Verdict::Refused(why))
@@ -460,6 +483,8 @@ impl Reloader {
             event.actor.clone_from(&act.actor);
             event.source.clone_from(&act.source);
             event.request_id.clone_from(&act.request_id);
+            event.approval.clone_from(&act.approval);
+            event.breakglass.clone_from(&act.breakglass);
         }
         event
     }

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use super::directory::{DataDirectory, DirectoryError};
+use super::held;
 use super::projection::{Projection, ProjectionError};
 use super::snapshot;
 use super::sockets::SocketError;
@@ -136,15 +137,15 @@ impl State {
     /// Takes everything up.
     pub(super) async fn open(settings: &Settings) -> Result<Self, AppError> {
         let (clock, entropy) = (Clock::system(), Entropy::system());
-        let (tasks, ledger_tasks) = (Tasks::new(), Tasks::new());
-        let recorder = Recorder::new(entropy.clone());
+        let (tasks, ledger_tasks, recorder) = (Tasks::new(), Tasks::new(), Recorder::new(entropy.clone()));
         let directory = DataDirectory::open(&settings.data_dir, &settings.trust_domain)?;
-        let (policy, keys) = (Arc::new(read_policy(settings, &directory)?), sealed_keys(settings, &directory)?);
+        let (policy, keys) = (read_policy(settings, &directory)?, sealed_keys(settings, &directory)?);
         let personal = Arc::new(ErasurePool::open(&directory.path().join("erasure"), entropy.clone())?);
         let options = ledger_options(settings, &directory, checkpoint_key(&keys, &directory)?);
         let (ledger, opened) = Ledger::open(options, clock.clone(), &recorder, &ledger_tasks).await?;
         let mut notes: Vec<String> = opened.recovered.iter().map(whole_again).collect();
         let (store, mut projection) = index(&directory, &ledger, &mut notes)?;
+        let policy = Arc::new(held::at_start(settings, &*store, policy)?);
         let (started_at, metrics) = (clock.now(), metrics(&ledger, &mut projection, clock.now()));
         let parts = KeeperParts {
             keys,

@@ -8,6 +8,7 @@ use super::backend::{REFRESH_HINT_S, bundle, bundle_sequence, problems};
 use super::lag::IndexLag;
 use super::state::State;
 use crate::api::http::{BundleDocument, HttpSources, Route};
+use crate::approval::Standing;
 use crate::audit::ledger::{Health, Ledger, LedgerReader, LogInfo};
 use crate::ca::issue::Street;
 use crate::clock::Clock;
@@ -83,7 +84,14 @@ impl Web {
                 .collect(),
             crls: self.revoker.published().lists.iter().map(crl_sample).collect(),
             policy_hash: self.street.policy().hash_hex().to_owned(),
+            breakglass_open: self.store.breakglass().unwrap_or_default().iter().any(|row| row.closed.is_none()),
+            approvals_open: self.approvals_open(now),
         }
+    }
+
+    fn approvals_open(&self, now: time::OffsetDateTime) -> usize {
+        let rows = self.store.approvals().unwrap_or_default();
+        rows.iter().filter(|row| Standing::of(row, now) == Standing::Open).count()
     }
 
     /// Every log, and how many records the index lacks; all of them when it does not answer.

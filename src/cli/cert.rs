@@ -49,8 +49,9 @@ pub struct List {
     /// Only SPIFFE IDs that begin with this
     #[arg(long, value_name = "PREFIX")]
     identity: Option<String>,
-    /// Which: live, expired, revoked, recent (unexpired, or expired within two days) or all
-    #[arg(long, default_value = "recent", value_parser = ["recent", "live", "expired", "revoked", "all"])]
+    /// Which: live, tainted (unexpired, under an issuing CA that is trusted no more), expired, revoked, recent
+    /// (unexpired, or expired within two days) or all
+    #[arg(long, default_value = "recent", value_parser = ["recent", "live", "tainted", "expired", "revoked", "all"])]
     state: String,
     /// Every certificate that was ever recorded: --state all
     #[arg(long, conflicts_with = "state")]
@@ -158,6 +159,7 @@ fn list_screen(list: &pb::CertificateList, state: &str, now: OffsetDateTime, pai
             match one.state.as_str() {
                 "failed" => paint.bad("failed"),
                 "revoked" => paint.bad("revoked"),
+                "tainted" => paint.bad("tainted"),
                 "live" if one.held == "nacked" => paint.warn("live, refused by its proxy"),
                 other => other.to_owned(),
             },

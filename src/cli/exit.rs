@@ -4,6 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use super::screen::{Format, Paint};
+use crate::api::admin::WAITS_FOR;
 
 /// The exit codes; documented in `--help` and stable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub enum Exit {
     Unreachable = 4,
     /// A verification failed.
     Unverified = 5,
+    /// Nothing is done yet: it waits for a second operator.
+    Waits = 6,
 }
 
 impl Exit {
@@ -35,7 +38,7 @@ impl Exit {
 
 /// The paragraph of `--help`.
 pub const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, input or configuration, 3 refused, \
-                              4 no server answers, 5 verification failed";
+                              4 no server answers, 5 verification failed, 6 waits for a second operator";
 
 /// Why a command did not do what it was asked.
 #[derive(Debug)]
@@ -44,19 +47,21 @@ pub struct Failure {
     pub exit: Exit,
     /// What is wrong and what to do; empty when it was said already.
     pub message: String,
+    /// The request for a second operator that it waits for.
+    pub waits_for: Option<String>,
 }
 
 impl Failure {
     /// A failure with its sentence.
     #[must_use]
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into() }
+        Self { exit, message: message.into(), waits_for: None }
     }
 
     /// A command that says no by its exit code, after its screen said why.
     #[must_use]
     pub fn said(exit: Exit) -> Self {
-        Self { exit, message: String::new() }
+        Self { exit, message: String::new(), waits_for: None }
     }
 
     /// Wrong input.
@@ -95,6 +100,10 @@ impl From<io::Error> for Failure {
 impl From<tonic::Status> for Failure {
     fn from(status: tonic::Status) -> Self {
         use tonic::Code;
+        let waits_for = status.metadata().get(WAITS_FOR).and_then(|id| id.to_str().ok()).map(str::to_owned);
+        if waits_for.is_some() {
+            return Self { exit: Exit::Waits, message: status.message().to_owned(), waits_for };
+        }
         let exit = match status.code() {
             Code::InvalidArgument | Code::OutOfRange => Exit::Usage,
             Code::PermissionDenied | Code::Unauthenticated => Exit::Refused,

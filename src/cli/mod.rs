@@ -4,8 +4,10 @@
 //! with a documented exit code. Screens are pure functions; what they share is in [`screen`]. Nothing here decides
 //! anything about certificates, and nothing but `cert issue` and `fetch` ever holds a key.
 
+pub mod approval;
 pub mod audit;
 pub mod bench;
+pub mod breakglass;
 pub mod bundle;
 pub mod ca;
 pub mod cert;
@@ -87,6 +89,12 @@ enum Command {
     /// Authorities: init, show, rotate, taint, retire
     #[command(subcommand)]
     Ca(ca::Ca),
+    /// Acts that take two operators: list, show, grant, refuse
+    #[command(subcommand)]
+    Approval(approval::Approval),
+    /// For emergencies: seal a credential, open with it, close
+    #[command(subcommand)]
+    Breakglass(breakglass::Breakglass),
     /// The trust bundle: show
     #[command(subcommand)]
     Bundle(bundle::Bundle),
@@ -175,6 +183,8 @@ fn dispatch(command: Command, context: &Context) -> Done {
         Command::Envoy(Envoy::Bootstrap(args)) => bootstrap(&args, context),
         Command::Cert(command) => client_side(command.run(context)),
         Command::Ca(command) => client_side(command.run(context)),
+        Command::Approval(command) => client_side(command.run(context)),
+        Command::Breakglass(command) => client_side(command.run(context)),
         Command::Bundle(command) => client_side(command.run(context)),
         Command::Policy(command) => client_side(command.run(context)),
         Command::Audit(command) => client_side(command.run(context)),

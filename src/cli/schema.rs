@@ -1,5 +1,7 @@
 //! docs/cli-json.md, written from the very structs that `--output json` prints, so that it cannot be stale.
 
+mod operators;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -23,7 +25,8 @@ below show every field.
   you do not know.
 - Times are RFC 3339 in UTC; serials and hashes are lower-case hex; what does not apply is `null` or an empty text or list.
 - An error goes to standard error as `{\"error\":{\"exit_code\":2,\"message\":\"…\"}}`. The message is for people; scripts go by the exit code:
-  0 done, 1 failed, 2 wrong usage, input or configuration, 3 refused, 4 no server answers, 5 verification failed.
+  0 done, 1 failed, 2 wrong usage, input or configuration, 3 refused, 4 no server answers, 5 verification failed, 6 waits
+  for a second operator (nothing is done yet; the message names the request).
 - `policy explain`, `audit verify`, `doctor` and `probe` print their answer in full and say no by the exit code (3, 5, 1, and 3 or 5).
 - The messages of a running server are those of `proto/chancery/admin/v1/admin.proto`, where each field is explained.
 ";
@@ -116,6 +119,30 @@ fn changes(page: &mut String) {
     section(page, "reload", &reloaded);
 }
 
+fn authority() -> pb::Authority {
+    pb::Authority {
+        name: "issuing 1".into(),
+        level: "issuing".into(),
+        state: "active".into(),
+        key_id: "7393f2296b0412c1109d7ce8af4a5609d27a4284".into(),
+        issuer_key_id: "0a1bf2296b0412c1109d7ce8af4a5609d27a4284".into(),
+        serial: SERIAL.into(),
+        not_before: BEGIN.into(),
+        not_after: "2027-02-21T13:00:00Z".into(),
+        upstream: Some("vault https://vault:8200 pki".into()),
+        published_at: None,
+        evidence: Some(evidence()),
+        next_change_at: Some("2027-01-06T13:00:00Z".into()),
+        live_certificates: 214,
+        last_expires_at: Some(END.into()),
+        certificate_pem: "-----BEGIN CERTIFICATE-----\n…".into(),
+        held_by: 0,
+        proxies: 214,
+        record: RECORD.into(),
+        crl: Some(crl()),
+    }
+}
+
 fn of_a_server(page: &mut String) {
     let listener =
         pb::Listener { kind: "sds".into(), name: "sds".into(), address: "unix:/srv/chancery/sds.sock".into() };
@@ -143,6 +170,8 @@ fn of_a_server(page: &mut String) {
         listeners: vec![listener],
         policy_hash: HASH.into(),
         crls: vec![crl()],
+        breakglass: Some(operators::breakglass()),
+        approvals_open: 1,
     };
     section(page, "status", &status);
     let list = pb::CertificateList {
@@ -154,28 +183,7 @@ fn of_a_server(page: &mut String) {
     section(page, "cert list", &list);
     let detail = pb::CertificateDetail { certificate: Some(certificate()), record: Some(record()) };
     section(page, "cert show SERIAL", &detail);
-    let authority = pb::Authority {
-        name: "issuing 1".into(),
-        level: "issuing".into(),
-        state: "active".into(),
-        key_id: "7393f2296b0412c1109d7ce8af4a5609d27a4284".into(),
-        issuer_key_id: "0a1bf2296b0412c1109d7ce8af4a5609d27a4284".into(),
-        serial: SERIAL.into(),
-        not_before: BEGIN.into(),
-        not_after: "2027-02-21T13:00:00Z".into(),
-        upstream: Some("vault https://vault:8200 pki".into()),
-        published_at: None,
-        evidence: Some(evidence()),
-        next_change_at: Some("2027-01-06T13:00:00Z".into()),
-        live_certificates: 214,
-        last_expires_at: Some(END.into()),
-        certificate_pem: "-----BEGIN CERTIFICATE-----\n…".into(),
-        held_by: 0,
-        proxies: 214,
-        record: RECORD.into(),
-        crl: Some(crl()),
-    };
-    section(page, "ca show", &pb::AuthorityList { authorities: vec![authority] });
+    section(page, "ca show", &pb::AuthorityList { authorities: vec![authority()] });
     let bundle = pb::Bundle {
         trust_domain: "example.org".into(),
         version: HASH.into(),
@@ -490,6 +498,7 @@ fn the_page_shows_what_is_printed() {
     let mut page = HEAD.to_owned();
     of_a_server(&mut page);
     of_hands(&mut page);
+    operators::of_two(&mut page);
     of_policy(&mut page);
     of_files(&mut page);
     of_the_ledger(&mut page);

@@ -14,11 +14,12 @@ pub(crate) async fn run(context: &Context) -> Done {
 }
 
 fn status_screen(status: &pb::Status, now: OffsetDateTime, paint: Paint) -> String {
-    let mut text = match (status.ready, status.problems.is_empty()) {
+    let mut text = status.breakglass.as_ref().map_or_else(String::new, |open| glass_line(open, now, paint));
+    text.push_str(&match (status.ready, status.problems.is_empty()) {
         (true, true) => paint.good("ready"),
         (true, false) => format!("{}, degraded", paint.warn("ready")),
         (false, _) => paint.bad("not ready"),
-    };
+    });
     text.push_str(&format!(
         ": chancery {}, trust domain {}, started {}\n",
         status.version,
@@ -30,6 +31,10 @@ fn status_screen(status: &pb::Status, now: OffsetDateTime, paint: Paint) -> Stri
     }
     for warning in &status.warnings {
         text.push_str(&format!("  {}  {warning}\n", paint.warn("note:")));
+    }
+    if status.approvals_open > 0 {
+        let open = count(status.approvals_open, "act");
+        text.push_str(&format!("  {} {open} for a second operator: chancery approval list\n", paint.warn("waiting:")));
     }
     text.push_str(&format!(
         "  issued {}/h   renewed {}/h   refused {}/h   renewals late {}   live {}   streams {}\n",
@@ -64,6 +69,18 @@ fn status_screen(status: &pb::Status, now: OffsetDateTime, paint: Paint) -> Stri
         "What to look at first: chancery doctor\n"
     });
     text
+}
+
+/// The first line, before everything else, while it is open.
+fn glass_line(open: &pb::Breakglass, now: OffsetDateTime, paint: Paint) -> String {
+    let who = open.opened_by.as_ref().map_or_else(String::new, |name| format!(" by {name}"));
+    let (when, until) = (relative(&open.opened_at, now), relative(&open.until, now));
+    format!(
+        "{} opened {when}{who}, until {until}, {}: {}\n",
+        paint.bad("BREAK-GLASS IS OPEN:"),
+        count(open.acts, "act"),
+        open.reason
+    )
 }
 
 /// One line for all CRLs: how many are revoked, and which ends first.
@@ -137,6 +154,15 @@ mod tests {
         let mut ill = well.clone();
         ill.crls = vec![crl("issuing 3", 3, "expired", "2026-11-23T12:00:00Z")];
         ill.ready = false;
+        ill.approvals_open = 1;
+        ill.breakglass = Some(pb::Breakglass {
+            opened_at: "2026-11-23T12:55:00Z".into(),
+            until: "2026-11-23T13:10:00Z".into(),
+            opened_by: Some("kim".into()),
+            reason: "INC-7: nobody else is awake".into(),
+            acts: 2,
+            ..pb::Breakglass::default()
+        });
         ill.problems = vec!["the disk of the ledger is full: free space on ./chancery-data".into()];
         if let Some(ledger) = ill.ledger.as_mut() {
             ledger.health = "full".into();

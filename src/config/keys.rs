@@ -16,7 +16,7 @@ pub(super) const LISTS: [&str; 2] = ["sds.listen", "admin.operator"];
 pub(super) const EXAMPLES: [&str; 1] = ["admin.operator"];
 
 /// What a table is for, in the order of the file.
-pub(super) const TABLES: [(&str, &str); 16] = [
+pub(super) const TABLES: [(&str, &str); 17] = [
     ("", "The server as a whole."),
     ("keys", "The authorities' own keys, in `data_dir/keys`, each sealed."),
     (
@@ -29,6 +29,10 @@ pub(super) const TABLES: [(&str, &str); 16] = [
     (
         "admin.operator",
         "Who may use the operator's API, and as what. Root and the server's own user are admins always; without any of these, nobody else is let in. Of several that fit, the highest role counts.",
+    ),
+    (
+        "admin.approval",
+        "Acts that take two persons: one asks, another one grants (docs/admin.md). A break-glass credential is one of them as soon as there is any.",
     ),
     ("ca.root", "The root authority, where one has to be made. Existing authorities keep what they are."),
     ("ca.issuing", "The issuing authority under it. It rolls over by itself, unseen by proxies."),
@@ -211,6 +215,22 @@ const PLACES: &[Key] = &[
         Off("\"spiffe://{trust_domain}/operators/*\""),
         "Holders of client certificates, on `admin.listen`. An operator's certificate comes from `chancery cert issue`, by a rule of the policy like every other.",
         "Whoever the policy grants such an identity to has the role: keep these identities for people.",
+    ),
+    key(
+        "admin.approval",
+        "acts",
+        "a list of ca.rotate, ca.taint, ca.activate, ca.retire, cert.revoke, policy, configuration, breakglass.seal",
+        Default("[]"),
+        "Which: a roll-over of an issuing CA or a root, a taint, the take-over of a prepared root, giving up a prepared CA or taking a root out, a revocation that takes an admin, another policy (applied, reloaded, or a file that changed), what changes in this file while the server runs, a new break-glass credential.",
+        "Persons are told apart by their login or their client certificate; root without a login is nobody and can neither ask nor grant. With one such person only, nothing of this can be done but by break-glass: seal a credential first.",
+    ),
+    key(
+        "admin.approval",
+        "open_for",
+        "a span of time, 1m to 7d",
+        Default("\"1h\""),
+        "How long a request may be granted, and the grant be used.",
+        "Too short: the other person is not reached in time. Too long: a grant may be used when nobody thinks of it any more.",
     ),
     key(
         "ca.root",

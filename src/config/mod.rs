@@ -23,6 +23,7 @@ mod upstream;
 use crate::api::admin::Operators;
 use crate::api::sds::SdsLimits;
 use crate::api::tls::TlsLimits;
+use crate::approval::Rules;
 use crate::feed::{FeedLimits, SdsNames};
 use crate::identity::TrustDomain;
 use crate::policy::ADMIN_SOCKET;
@@ -94,13 +95,15 @@ pub struct AdminSettings {
     pub listen: Option<SocketAddr>,
     /// Who has a role, beside root and the server's own user.
     pub operators: Operators,
+    /// Which acts take a second operator.
+    pub approval: Rules,
 }
 
 impl AdminSettings {
     /// A socket for root and the server's own user.
     #[must_use]
     pub fn private(path: SocketPath) -> Self {
-        Self { path, mode: ADMIN_MODE, listen: None, operators: Operators::default() }
+        Self { path, mode: ADMIN_MODE, listen: None, operators: Operators::default(), approval: Rules::default() }
     }
 }
 

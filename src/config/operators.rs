@@ -2,13 +2,21 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use super::listen::parse_mode;
 use super::{ADMIN_MODE, AdminSettings, MOST_OPERATORS, SettingError, SocketPath};
 use crate::api::admin::roles::{Grant, Operators, Role, Who};
+use crate::approval::{Guarded, OPEN_FOR, Rules};
 use crate::identity::TrustDomain;
 use crate::policy::{ADMIN_SOCKET, ClientPattern};
 use crate::toml_reader::Table;
+
+/// How long a request for a second operator may stay open: long enough to reach one, and no standing permission.
+const SHORTEST_REQUEST: Duration = Duration::from_secs(60);
+
+/// See [`SHORTEST_REQUEST`].
+const LONGEST_REQUEST: Duration = Duration::from_secs(7 * 86_400);
 
 /// Bits that let somebody else than the owner connect (which needs the right to write; unix(7)).
 const OTHERS: u32 = 0o022;
@@ -29,12 +37,21 @@ pub(super) fn admin(
     if reads && mode.unwrap_or(ADMIN_MODE) & OTHERS == 0 && grants.iter().any(|grant| !remote(grant)) {
         table.note("mode", &SettingError::OperatorsLockedOut);
     }
+    let approval = approval(&table.table("approval"));
     if listen.is_some() && !table.has("operator") {
         table.note("listen", &SettingError::NoRemoteOperator);
     }
     table.done();
     let path = SocketPath::new(&path, ADMIN_SOCKET).map_err(|problem| table.note("path", &problem)).ok()?;
-    Some(AdminSettings { path, mode: mode.unwrap_or(ADMIN_MODE), listen, operators: Operators::new(grants) })
+    Some(AdminSettings { path, mode: mode.unwrap_or(ADMIN_MODE), listen, operators: Operators::new(grants), approval })
+}
+
+/// `[admin.approval]`.
+fn approval(table: &Table<'_, '_>) -> Rules {
+    let acts = table.choices("acts", &Guarded::ALL.map(|act| (act.as_str(), act))).unwrap_or_default();
+    let open_for = table.span("open_for", SHORTEST_REQUEST..=LONGEST_REQUEST).unwrap_or(OPEN_FOR);
+    table.done();
+    Rules { acts: acts.into_iter().collect(), open_for }
 }
 
 fn operators(table: &Table<'_, '_>, trust_domain: Option<&TrustDomain>) -> Vec<Grant> {

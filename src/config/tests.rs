@@ -128,6 +128,7 @@ fn the_documented_keys_are_the_keys_that_are_read() {
         "http",
         "admin",
         "admin.operator",
+        "admin.approval",
         "ca",
         "ca.root",
         "ca.issuing",

@@ -225,6 +225,7 @@ impl Revoker {
         }
         let mut event = self.worded(template, Action::IdentityRelease, pattern, self.0.clock.now());
         event.reason.clone_from(&template.reason);
+        event.breakglass.clone_from(&template.breakglass);
         let position = self.0.ledger.append(event).await?;
         self.0.street.standing().release(pattern);
         self.0.street.reconsider();

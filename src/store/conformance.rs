@@ -1,5 +1,7 @@
 //! What every store must do, as a suite that takes the way to make one.
 
+mod approval;
+
 use super::embedded::{Embedded, Opened};
 use super::row::version;
 use super::{Activity, CertificateQuery, Entry, Found, REVOKED_KEPT_SECONDS, Store, StoreError};
@@ -239,12 +241,14 @@ pub(super) fn check(make: impl Fn() -> Box<dyn Store>) {
     is_idempotent(&*make(), &events, &picture(&*whole));
     let operated = make();
     revocation(&*operated);
+    approval::keeps_requests_and_what_was_opened(&*make());
     let more = [history(), hands(&Recorder::new(Entropy::seeded(4)))].concat();
     whole.apply(&entries(&more)).unwrap();
     is_idempotent(&*make(), &more, &picture(&*whole));
     whole.reset().unwrap();
     assert!(whole.cursor().unwrap().is_empty() && whole.denies().unwrap().is_empty());
     assert!(whole.revoked(0).unwrap().is_empty() && whole.crl("aa").unwrap().is_none());
+    assert!(whole.approvals().unwrap().is_empty() && whole.breakglass().unwrap().is_empty());
     whole.apply(&entries(&events)).unwrap();
     answers(&*whole);
 }

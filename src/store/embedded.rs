@@ -24,14 +24,14 @@ use redb::{
 };
 
 use super::{
-    Activity, AuthorityRow, CertificateQuery, CertificateRow, CrlRow, Cursor, DenyRow, Entry, Found, LARGEST_AMBIGUITY,
-    LiveCount, Page, REVOKED_KEPT_SECONDS, RevokedRow, Store, StoreError,
+    Activity, ApprovalRow, AuthorityRow, BreakglassRow, CertificateQuery, CertificateRow, CrlRow, Cursor, DenyRow,
+    Entry, Found, LARGEST_AMBIGUITY, LiveCount, Page, REVOKED_KEPT_SECONDS, RevokedRow, Store, StoreError,
 };
 use spill::Spilling;
 use writer::Writer;
 
 /// Changed whenever a table or a row changes its form; a file of another number is rebuilt.
-const SCHEMA: u64 = 2;
+const SCHEMA: u64 = 3;
 
 /// Page cache in bytes: enough for the indexes' inner nodes at a million certificates.
 const CACHE_BYTES: usize = 16 << 20;
@@ -68,6 +68,10 @@ const DENIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("denies");
 const CRLS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("crls");
 /// What was configured last, by what it is: the hash after the last `config.change`.
 const CONFIGURED: TableDefinition<'_, &str, &str> = TableDefinition::new("configured");
+/// Requests for a second operator, by id.
+const APPROVALS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("approvals");
+/// Break-glasses that were opened, by the credential's id.
+const BREAKGLASS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("breakglass");
 const ACTIVITY: TableDefinition<'_, (i64, &str), u64> = TableDefinition::new("activity");
 
 /// How a store was found.
@@ -200,6 +204,8 @@ impl Store for Embedded {
         write.delete_table(CRLS).map_err(db)?;
         write.delete_table(ACTIVITY).map_err(db)?;
         write.delete_table(CONFIGURED).map_err(db)?;
+        write.delete_table(APPROVALS).map_err(db)?;
+        write.delete_table(BREAKGLASS).map_err(db)?;
         open_all(&write)?;
         write.commit().map_err(db)
     }
@@ -295,6 +301,22 @@ impl Store for Embedded {
 
     fn configured(&self, what: &str) -> Result<Option<String>, StoreError> {
         Ok(self.read(CONFIGURED)?.get(what).map_err(db)?.map(|hash| hash.value().to_owned()))
+    }
+
+    fn approvals(&self) -> Result<Vec<ApprovalRow>, StoreError> {
+        let table = self.read(APPROVALS)?;
+        let items = table.iter().map_err(db)?.map(|item| Ok(serde_json::from_slice(item.map_err(db)?.1.value())?));
+        let mut rows = items.collect::<Result<Vec<ApprovalRow>, StoreError>>()?;
+        rows.sort_by(|one, other| (&one.asked_at, &one.id).cmp(&(&other.asked_at, &other.id)));
+        Ok(rows)
+    }
+
+    fn breakglass(&self) -> Result<Vec<BreakglassRow>, StoreError> {
+        let table = self.read(BREAKGLASS)?;
+        let items = table.iter().map_err(db)?.map(|item| Ok(serde_json::from_slice(item.map_err(db)?.1.value())?));
+        let mut rows = items.collect::<Result<Vec<BreakglassRow>, StoreError>>()?;
+        rows.sort_by(|one, other| (&one.opened_at, &one.id).cmp(&(&other.opened_at, &other.id)));
+        Ok(rows)
     }
 
     fn total(&self) -> Result<u64, StoreError> {

@@ -20,7 +20,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::audit::event::Event;
-pub use row::{AuthorityRow, CertificateRow, CrlRow, DenyRow, Revoked, RevokedRow};
+pub use row::{
+    ApprovalAnswer, ApprovalRow, AuthorityRow, BreakglassRow, CertificateRow, CrlRow, DenyRow, Revoked, RevokedRow,
+};
 
 /// The most certificates that one page holds.
 pub const LARGEST_PAGE: usize = 1_000;
@@ -34,6 +36,12 @@ pub const ACTIVITY_KEPT_MINUTES: i64 = 180;
 /// How long after its end a revoked certificate is still named by [`Store::revoked`]: clocks differ, and a CRL keeps an
 /// entry for a while longer than its certificate lives.
 pub const REVOKED_KEPT_SECONDS: i64 = 24 * 3600;
+
+/// How many requests for a second operator are kept: a new one beyond that takes the place of the oldest.
+pub const APPROVALS_KEPT: usize = 1_000;
+
+/// How many break-glasses are kept, as for [`APPROVALS_KEPT`].
+pub const BREAKGLASS_KEPT: usize = 100;
 
 /// One record with its place.
 #[derive(Debug, Clone, Copy)]
@@ -269,6 +277,18 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// [`StoreError::Database`].
     fn configured(&self, what: &str) -> Result<Option<String>, StoreError>;
+
+    /// Requests for a second operator, oldest first; the last [`APPROVALS_KEPT`].
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], [`StoreError::Row`].
+    fn approvals(&self) -> Result<Vec<ApprovalRow>, StoreError>;
+
+    /// Break-glasses that were opened, oldest first; the last [`BREAKGLASS_KEPT`].
+    ///
+    /// # Errors
+    /// [`StoreError::Database`], [`StoreError::Row`].
+    fn breakglass(&self) -> Result<Vec<BreakglassRow>, StoreError>;
 
     /// How many certificates were ever recorded.
     ///

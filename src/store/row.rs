@@ -3,15 +3,21 @@
 //! Rows keep what lists, `cert show` and the hold after a restart need; the whole record stays in the ledger and is
 //! found by its place. State (live, expired) is never a column: it depends on the time of asking.
 
+mod approval;
+
 use aws_lc_rs::digest;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::{Activity, Entry};
-use crate::audit::event::{Action, CertificateFacts, Event};
+use crate::audit::event::{Action, CertificateFacts, Event, Outcome};
 use crate::clock::parse_rfc3339;
 use crate::x509::chain::Issuer;
+use approval::{answered, asked, opened};
+
+pub use approval::{ApprovalAnswer, ApprovalRow, BreakglassRow, MOST_ACTS_KEPT};
+pub(super) use approval::{Marks, marks};
 
 /// A certificate that was authorised.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -182,6 +188,14 @@ pub(super) enum Effect {
     Released { pattern: String },
     /// A CRL was authorised.
     Crl { issuer_key_id: String, row: Box<CrlRow> },
+    /// A second operator was asked for.
+    ApprovalAsked(Box<ApprovalRow>),
+    /// That request was answered.
+    ApprovalAnswered { id: String, answer: Box<ApprovalAnswer> },
+    /// A break-glass was opened.
+    BreakglassOpened(Box<BreakglassRow>),
+    /// It is over.
+    BreakglassClosed { id: String, record: String },
 }
 
 /// What `entry` changes; nothing for most actions, and for a record that lacks what its action needs.
@@ -222,6 +236,13 @@ pub(super) fn effect(entry: &Entry<'_>) -> Option<Effect> {
         Action::IdentityDeny => denied(entry),
         Action::IdentityRelease => Some(Effect::Released { pattern: event.subject.clone()? }),
         Action::CrlPublish => crl(entry),
+        Action::ApprovalRequest => asked(entry).map(Box::new).map(Effect::ApprovalAsked),
+        Action::ApprovalGrant => answered(entry),
+        Action::BreakglassOpen if event.outcome != Outcome::Success => None,
+        Action::BreakglassOpen => opened(entry).map(Box::new).map(Effect::BreakglassOpened),
+        Action::BreakglassClose => {
+            Some(Effect::BreakglassClosed { id: event.breakglass.as_ref()?.id.clone(), record: id(entry) })
+        }
         Action::CertificateDeny
         | Action::CertificateNack
         | Action::AttestAccept
@@ -264,6 +285,10 @@ pub(super) fn activity(event: &Event) -> Option<(Activity, i64, u64)> {
         | Action::ConfigChange
         | Action::OperatorRead
         | Action::OperatorAct
+        | Action::ApprovalRequest
+        | Action::ApprovalGrant
+        | Action::BreakglassOpen
+        | Action::BreakglassClose
         | Action::LedgerSnapshot
         | Action::LedgerStart
         | Action::LedgerStop

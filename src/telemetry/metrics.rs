@@ -109,6 +109,10 @@ impl Metrics {
             | Action::ConfigChange
             | Action::OperatorRead
             | Action::OperatorAct
+            | Action::ApprovalRequest
+            | Action::ApprovalGrant
+            | Action::BreakglassOpen
+            | Action::BreakglassClose
             | Action::LedgerSnapshot
             | Action::LedgerStart
             | Action::LedgerStop
@@ -264,6 +268,10 @@ pub struct Sample {
     pub crls: Vec<CrlSample>,
     /// SHA-256 of the policy in force, hex.
     pub policy_hash: String,
+    /// Whether a break-glass is open.
+    pub breakglass_open: bool,
+    /// Requests that wait for a second operator.
+    pub approvals_open: usize,
 }
 
 impl Sample {
@@ -281,6 +289,8 @@ impl Sample {
         ] {
             counter(all, spec).inc_by(count);
         }
+        set(all, &table::BREAKGLASS_OPEN, f64::from(u8::from(self.breakglass_open)));
+        set(all, &table::APPROVALS_OPEN, self.approvals_open as f64);
         set(all, &table::SUBSCRIPTIONS, self.subscriptions as f64);
         set(all, &table::LIVE, self.certificates as f64);
         set(all, &table::LATE, self.renewals_late as f64);

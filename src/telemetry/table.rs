@@ -310,9 +310,18 @@ pub(super) const POLICY: Spec = spec(
     &[Label { name: "hash", values: Values::Found("SHA-256 of the policy in force, one at a time") }],
     "Always 1",
 );
+pub(super) const BREAKGLASS_OPEN: Spec = spec(
+    "chancery_breakglass_open",
+    Kind::Gauge,
+    Unit::None,
+    &[],
+    "1 while a break-glass is open: somebody acts as admin without a second operator",
+);
+pub(super) const APPROVALS_OPEN: Spec =
+    spec("chancery_approvals_open", Kind::Gauge, Unit::None, &[], "Acts that wait for a second operator");
 
 /// All of them, in the order of the page.
-pub const TABLE: [&Spec; 34] = [
+pub const TABLE: [&Spec; 36] = [
     &ISSUED,
     &REFUSED,
     &ISSUE_SECONDS,
@@ -335,6 +344,8 @@ pub const TABLE: [&Spec; 34] = [
     &CRL_NEXT_UPDATE,
     &CRL_UNRECORDED,
     &POLICY,
+    &BREAKGLASS_OPEN,
+    &APPROVALS_OPEN,
     &RECORDS,
     &LEDGER_SIZE,
     &LEDGER_UNPUBLISHED,
@@ -369,6 +380,9 @@ const PAGE_TAIL: &str = "
 | `chancery_ledger_state{state=\"ok\"} == 0` | no certificates are issued: the disk is full, or the ledger failed |
 | `chancery_crl_next_update_timestamp_seconds - time() < 0.4 * 7 * 86400` | a CRL is not renewed: at its end every handshake fails (take your own `crl.lifetime`) |
 | `chancery_certificates_first_not_after_timestamp_seconds - time() < 4 * 3600` | a proxy will lose its certificate: choose a fifth of your shortest lifetime |
+| `chancery_breakglass_open == 1` | somebody acts without a second operator; `chancery status` shows who, and why |
+| `increase(chancery_ledger_records_total{action=\"breakglass.open\"}[5m]) > 0` | the break-glass was opened, or a wrong credential was tried |
+| `chancery_approvals_open > 0` for 10 minutes | an act waits for a second operator: `chancery approval list` |
 | `chancery_renewals_late > 0` for 10 minutes | renewals do not happen |
 | `increase(chancery_refusals_total{reason=\"no-rule\"}[5m]) > 0` | somebody asks who no rule is for; `chancery audit tail` shows who |
 | `increase(chancery_sds_nacks_total[5m]) > 0` | a proxy cannot use what it gets |

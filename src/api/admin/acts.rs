@@ -16,7 +16,8 @@ use super::Sources;
 use super::rights::Ask;
 use super::roles::Role;
 use super::server::PeerInfo;
-use crate::audit::event::{Action, Actor, Change, Event, Outcome, Source};
+use crate::approval::Person;
+use crate::audit::event::{Action, Actor, BreakglassFacts, Change, Event, Outcome, Source};
 use crate::ca::issue::{actor, source};
 use crate::caller::{Caller, Evidence};
 
@@ -35,19 +36,27 @@ pub(super) struct Operator {
     pub(super) role: Role,
     /// Whether no person can be named: root without a login.
     pub(super) unattributed: bool,
+    /// The person, where evidence names one: a login or a certificate.
+    pub(super) person: Option<Person>,
+    /// The break-glass that it acts under.
+    pub(super) breakglass: Option<String>,
 }
 
 impl Operator {
-    fn of(caller: Caller, login: Option<u32>, role: Role) -> Self {
-        let (name, unattributed) = match caller.evidence() {
+    fn of(caller: Caller, login: Option<u32>) -> Self {
+        let (name, unattributed, person) = match caller.evidence() {
             Evidence::UnixPeer(peer) => {
                 let uid = login.unwrap_or(peer.uid);
-                (user_name(uid), uid == 0)
+                let name = user_name(uid);
+                let person = login.filter(|uid| *uid != 0).map(|_| Person::Login(name.clone()));
+                (name, uid == 0, person)
             }
-            Evidence::Client(client) => (client.identity.to_string(), false),
-            Evidence::Own => ("chancery".to_owned(), false),
+            Evidence::Client(client) => {
+                (client.identity.to_string(), false, Some(Person::Client(client.identity.to_string())))
+            }
+            Evidence::Own => ("chancery".to_owned(), false, None),
         };
-        Self { caller, name, role, unattributed }
+        Self { caller, name, role: Role::Reader, unattributed, person, breakglass: None }
     }
 
     /// Whether it may read what other operators are called.
@@ -75,16 +84,10 @@ impl Sources {
         least: Role,
         what: &'static str,
     ) -> Result<Operator, Status> {
-        let (caller, login) = match peer {
-            Some(PeerInfo { caller: Ok(caller), login }) => (caller, login),
-            Some(PeerInfo { caller: Err(why), .. }) => {
-                self.ledger.unattested(&why).await;
-                return Err(Status::permission_denied(why.to_string()));
-            }
-            None => return Err(Status::permission_denied("the admin API answers on its own listeners only")),
-        };
-        let role = self.operators.load().role_of(caller.evidence(), self.own_uid);
-        let operator = Operator::of(caller, login, role.unwrap_or(Role::Reader));
+        let mut operator = self.admit_anyone(peer).await?;
+        operator.breakglass = self.breakglass_of(&operator);
+        let role = self.role_now(&operator);
+        operator.role = role.unwrap_or(Role::Reader);
         match role {
             Some(role) if role >= least => Ok(operator),
             Some(role) => {
@@ -102,9 +105,48 @@ impl Sources {
         }
     }
 
+    /// Lets everybody in whom evidence names, with or without a role: for the one call that takes a credential instead.
+    pub(super) async fn admit_anyone(&self, peer: Option<PeerInfo>) -> Result<Operator, Status> {
+        match peer {
+            Some(PeerInfo { caller: Ok(caller), login }) => Ok(Operator::of(caller, login)),
+            Some(PeerInfo { caller: Err(why), .. }) => {
+                self.ledger.unattested(&why).await;
+                Err(Status::permission_denied(why.to_string()))
+            }
+            None => Err(Status::permission_denied("the admin API answers on its own listeners only")),
+        }
+    }
+
+    /// The role that it has by the configuration, or by an open break-glass.
+    fn role_now(&self, operator: &Operator) -> Option<Role> {
+        match self.breakglass_of(operator) {
+            Some(_) => Some(Role::Admin),
+            None => self.operators.load().role_of(operator.caller.evidence(), self.own_uid),
+        }
+    }
+
+    /// The break-glass that is open for `operator`: whoever opened it, by certificate or by the name on this machine.
+    fn breakglass_of(&self, operator: &Operator) -> Option<String> {
+        let row = self.breakglass_now()?;
+        let same = match operator.caller.evidence() {
+            Evidence::Client(client) => row.actor.id.as_deref() == Some(client.identity.as_str()),
+            Evidence::UnixPeer(peer) => {
+                let nobody = row.actor.unattributed == Some(true);
+                let named = match self.name_of(&row.actor) {
+                    Some(name) => name == operator.name,
+                    // A full disk may have kept the name off the record.
+                    None => row.source.uid == Some(peer.uid),
+                };
+                row.actor.id.is_none() && nobody == operator.unattributed && named
+            }
+            Evidence::Own => false,
+        };
+        same.then_some(row.id)
+    }
+
     /// Whether `operator` still has the role that it came in with; a reload may have taken it.
     pub(super) fn still(&self, operator: &Operator) -> Result<(), Status> {
-        let role = self.operators.load().role_of(operator.caller.evidence(), self.own_uid);
+        let role = self.role_now(operator);
         if role.is_some_and(|role| role >= operator.role) {
             return Ok(());
         }
@@ -148,6 +190,9 @@ impl Sources {
         event.source = Some(self.source(operator));
         event.change = Some(Change { what: what.to_owned(), ..Change::default() });
         event.request_id = Some(hex::encode(self.entropy.bytes::<16>()));
+        if let Some(id) = &operator.breakglass {
+            event.breakglass = Some(BreakglassFacts { id: id.clone(), ..BreakglassFacts::default() });
+        }
         if operator.unattributed {
             warn_once(what);
         }

@@ -7,20 +7,19 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::FutureExt;
 use tonic::{Request, Response, Status};
 
 use super::acts::Operator;
+use super::approval::Leave;
 use super::certificates::{end_of, index_status};
 use super::choice::Choice;
-use super::hands::{
-    LONGEST_REISSUE, LONGEST_WATCH, LOOKS, Progress, Teller, crl_state, outcome, parse_reason, start_rotation, wide,
-    words,
-};
+use super::hands::{LONGEST_REISSUE, crl_state, outcome, parse_reason, start_rotation, wide, words};
+use super::progress::{self, Progress, Teller};
 use super::{Sources, roots};
 use crate::api::status;
+use crate::approval::{Guarded, Plan};
 use crate::audit::event::{Action, Event};
 use crate::ca::authority::acts::{Act, ActError, Told, instead_of_giving_up};
 use crate::ca::slot::{Level, Name, State};
@@ -54,7 +53,7 @@ pub(super) async fn rotate(
     let why = words(&ask.reason, "reason")?;
     let rows = sources.rows().await?;
     match ask.level.as_str() {
-        "root" => return roots::rotate(sources, &operator, &rows, (ask.dry_run, why, began)).await,
+        "root" => return roots::rotate(sources, &operator, &rows, (ask, why, began)).await,
         "issuing" => {}
         other => {
             return Err(Status::invalid_argument(format!("{other:?} is not rotated by hand: write issuing or root")));
@@ -72,7 +71,8 @@ pub(super) async fn rotate(
         teller.tell(Ok(first)).await;
         return Ok(answer);
     }
-    let (record, template) = sources.ordered(&operator, "ca.rotate", &meant, first.live_certificates, why).await?;
+    let asked = Asked::new(Guarded::CaRotate, &ask, &rows);
+    let (record, template) = sources.ordered(&operator, asked, &meant, first.live_certificates, why).await?;
     first.record = Some(record);
     let hand = Hand { sources: Arc::clone(sources), teller, began };
     sources.hands.carry_out(hand.act(first, Act::RollOver, template).boxed());
@@ -100,8 +100,8 @@ pub(super) async fn taint(
         teller.tell(Ok(first)).await;
         return Ok(answer);
     }
-    let (record, mut template) =
-        sources.ordered(&operator, "ca.taint", &meant, first.live_certificates, comment).await?;
+    let asked = Asked::new(Guarded::CaTaint, &ask, &rows);
+    let (record, mut template) = sources.ordered(&operator, asked, &meant, first.live_certificates, comment).await?;
     template.reason = Some(reason.as_str().to_owned());
     first.record = Some(record);
     let hand = Hand { sources: Arc::clone(sources), teller, began };
@@ -120,7 +120,8 @@ pub(super) async fn retire(
     let meant = meant(named(&rows, &ask.name)?)?;
     let (name, state) = (meant.name, meant.state);
     if name.level == Level::Root {
-        let ask = roots::Retire { why, force: ask.force, dry_run: ask.dry_run };
+        let asked = Asked::new(Guarded::CaRetire, &ask, &rows);
+        let ask = roots::Retire { asked, why, force: ask.force, dry_run: ask.dry_run };
         return roots::retire(sources, &operator, &rows, &meant, ask).await;
     }
     if name.level == Level::Intermediate {
@@ -134,7 +135,8 @@ pub(super) async fn retire(
     if ask.dry_run {
         return Ok(Response::new(told));
     }
-    let (act, template) = sources.ordered(&operator, "ca.retire", &meant, 0, why).await?;
+    let asked = Asked::new(Guarded::CaRetire, &ask, &rows);
+    let (act, template) = sources.ordered(&operator, asked, &meant, 0, why).await?;
     let record = sources.carried_out(Act::GiveUp(name), template).await?;
     Ok(Response::new(pb::AuthorityRetired { record, act, ..told }))
 }
@@ -159,6 +161,20 @@ fn beside(rows: &[AuthorityRow], meant: &Meant) -> Vec<String> {
     let states = [State::Prepared.as_str(), State::Retiring.as_str()];
     let others = rows.iter().filter(|row| row.level == "issuing" && states.contains(&row.state.as_str()));
     others.map(|row| row.name.clone()).filter(|name| *name != meant.name.to_string()).collect()
+}
+
+/// An order as it was asked for, and the authorities as they are: what a second operator grants.
+pub(super) struct Asked {
+    act: Guarded,
+    parameters: Vec<u8>,
+    state: Vec<String>,
+}
+
+impl Asked {
+    pub(super) fn new(act: Guarded, ask: &impl prost::Message, rows: &[AuthorityRow]) -> Self {
+        let fact = |row: &AuthorityRow| format!("{} {} {}", row.name, row.key_id, row.state);
+        Self { act, parameters: ask.encode_to_vec(), state: rows.iter().map(fact).collect() }
+    }
 }
 
 impl Sources {
@@ -233,17 +249,34 @@ impl Sources {
         })
     }
 
-    /// Records the act; the record, and who did it for the records that follow.
+    /// Records the act; the record, and who did it for the records that follow. Says no where a second operator is needed.
     pub(super) async fn ordered(
         &self,
         operator: &Operator,
-        what: &str,
+        asked: Asked,
         meant: &Meant,
         count: u64,
         why: Option<String>,
     ) -> Result<(String, Event), Status> {
+        let (subject, what) = (meant.name.to_string(), asked.act.as_str());
+        let description = format!(
+            "{what} {subject} ({}): {count} {}{}",
+            meant.state.as_str(),
+            if asked.act == Guarded::CaActivate { "holders lack it" } else { "certificates live under it" },
+            why.as_ref().map_or_else(String::new, |why| format!(": {why}"))
+        );
+        let Asked { act, parameters, state } = asked;
+        let plan = Plan { act, subject: subject.clone(), description, parameters, state };
+        // Who goes on with what was recorded and cut short needs nobody: it was granted then, and must not wait now.
+        let leave = match meant.state {
+            State::Tainted => Leave::free(),
+            State::Prepared | State::Active | State::Retiring | State::Gone => {
+                self.leave(operator, plan, why.clone()).await?
+            }
+        };
         let mut event = self.act(Action::OperatorAct, operator, what);
-        event.subject = Some(meant.name.to_string());
+        leave.mark(&mut event);
+        event.subject = Some(subject);
         event.reason = why;
         if let Some(change) = event.change.as_mut() {
             change.count = Some(count);
@@ -255,11 +288,7 @@ impl Sources {
 }
 
 /// An act under way.
-pub(super) struct Hand {
-    pub(super) sources: Arc<Sources>,
-    pub(super) teller: Teller<pb::AuthorityProgress>,
-    pub(super) began: Duration,
-}
+pub(super) type Hand = progress::Hand<pb::AuthorityProgress>;
 
 impl Hand {
     /// Has the keeper do one thing, and watches what follows from it.
@@ -358,36 +387,6 @@ impl Hand {
             self.tell(told).await;
         }
         if published { Ok(()) } else { Err(Status::unavailable(STOPPED)) }
-    }
-
-    fn delivery(&self, step: &str) -> pb::AuthorityProgress {
-        let delivery = self.sources.hands.delivery();
-        let (streams, acked, nacked) = (delivery.streams, delivery.acked, delivery.nacked);
-        pb::AuthorityProgress { streams, acked, nacked, ..message(step) }
-    }
-
-    /// Tells how the push goes until every stream has answered.
-    async fn watch(&mut self) {
-        let until = self.sources.clock.monotonic() + LONGEST_WATCH;
-        let (mut pause, mut last) = (LOOKS.0, None);
-        while self.teller.listens() && self.sources.clock.monotonic() < until {
-            let seen = self.delivery("pushed");
-            if seen.acked + seen.nacked >= seen.streams {
-                return self.tell(pb::AuthorityProgress { step: "done".to_owned(), ..seen }).await;
-            }
-            if last.as_ref() != Some(&seen) {
-                last = Some(seen.clone());
-                self.tell(seen).await;
-            }
-            self.sources.clock.sleep(pause).await;
-            pause = (pause * 2).min(LOOKS.1);
-        }
-    }
-
-    async fn tell(&mut self, message: pb::AuthorityProgress) {
-        let elapsed = self.sources.clock.monotonic().saturating_sub(self.began);
-        let elapsed_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
-        self.teller.tell(Ok(pb::AuthorityProgress { elapsed_us, ..message })).await;
     }
 }
 

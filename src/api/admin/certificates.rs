@@ -1,6 +1,6 @@
 //! Certificates and authorities: the index's rows, joined with what live proxies hold, in the words of the wire.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use base64::Engine;
@@ -33,18 +33,27 @@ impl Sources {
     pub(super) fn list(&self, ask: &pb::ListCertificatesRequest) -> Result<pb::CertificateList, Status> {
         let now = self.clock.now().unix_timestamp();
         let limit = usize::try_from(ask.page_size).unwrap_or(usize::MAX);
+        let tainted = self.tainted()?;
+        // Where one is tainted, and more are rare, its index has them in a row; otherwise pages may be short.
+        let only = tainted.iter().next().filter(|_| ask.state == "tainted" && tainted.len() == 1);
         let query = CertificateQuery {
             identity_prefix: ask.identity_prefix.clone(),
+            issuer_key_id: only.cloned(),
             limit: if limit == 0 { USUAL_PAGE } else { limit },
             after: (!ask.page_token.is_empty()).then(|| ask.page_token.clone()),
             ..in_state(&ask.state, now)?
         };
         let page = self.index.certificates(&query).map_err(index_status)?;
         let live = self.index.live(now).map_err(index_status)?;
+        let mut certificates = self.describe_all(page.certificates)?;
+        // One under a tainted CA ends and is revoked like every other; only its state has another word.
+        let wanted = ["live", "tainted"].into_iter().find(|state| *state == ask.state);
+        certificates.retain(|one| wanted.is_none_or(|state| one.state == state));
+        let counted = live.iter().filter(|(issuer, _)| !tainted.contains(*issuer));
         Ok(pb::CertificateList {
-            certificates: self.describe_all(page.certificates),
+            certificates,
             next_page_token: page.next.unwrap_or_default(),
-            live: live.values().map(|count| count.live).sum(),
+            live: counted.map(|(_, count)| count.live).sum(),
             total: self.index.total().map_err(index_status)?,
         })
     }
@@ -71,13 +80,26 @@ impl Sources {
         }
     }
 
-    pub(super) fn describe(&self, row: CertificateRow) -> pb::Certificate {
-        let holding = self.backend.holding(&row);
-        certificate(row, self.clock.now().unix_timestamp(), holding)
+    pub(super) fn describe_all(
+        &self,
+        rows: impl IntoIterator<Item = CertificateRow>,
+    ) -> Result<Vec<pb::Certificate>, Status> {
+        let (tainted, now) = (self.tainted()?, self.clock.now().unix_timestamp());
+        let describe = |row: CertificateRow| {
+            let (holding, tainted) = (self.backend.holding(&row), tainted.contains(&row.issuer_key_id));
+            let mut described = certificate(row, now, holding);
+            if tainted && described.state == "live" {
+                "tainted".clone_into(&mut described.state);
+            }
+            described
+        };
+        Ok(rows.into_iter().map(describe).collect())
     }
 
-    pub(super) fn describe_all(&self, rows: impl IntoIterator<Item = CertificateRow>) -> Vec<pb::Certificate> {
-        rows.into_iter().map(|row| self.describe(row)).collect()
+    /// The key ids of authorities that are trusted no more, whose certificates no bundle holds up.
+    fn tainted(&self) -> Result<HashSet<String>, Status> {
+        let rows = self.index.authorities().map_err(index_status)?;
+        Ok(rows.into_iter().filter(|row| row.state == State::Tainted.as_str()).map(|row| row.key_id).collect())
     }
 
     /// Waits until what was recorded before this call is in the index.
@@ -137,17 +159,17 @@ fn in_state(state: &str, now: i64) -> Result<CertificateQuery, Status> {
     match state {
         "" | "recent" => Ok(CertificateQuery { expires_from: Some(now - RECENT), ..query }),
         // In the last second of its life a certificate counts as over.
-        "live" => Ok(CertificateQuery { expires_from: Some(now + 1), revoked: Some(false), ..query }),
+        "live" | "tainted" => Ok(CertificateQuery { expires_from: Some(now + 1), revoked: Some(false), ..query }),
         "expired" => Ok(CertificateQuery { expires_before: Some(now + 1), ..query }),
         "revoked" => Ok(CertificateQuery { revoked: Some(true), ..query }),
         "all" => Ok(query),
         other => Err(Status::invalid_argument(format!(
-            "{other:?} is no state of a certificate: choose from live, expired, revoked, recent, all"
+            "{other:?} is no state of a certificate: choose from live, tainted, expired, revoked, recent, all"
         ))),
     }
 }
 
-pub(super) fn certificate(row: CertificateRow, now: i64, holding: Option<Holding>) -> pb::Certificate {
+fn certificate(row: CertificateRow, now: i64, holding: Option<Holding>) -> pb::Certificate {
     let state = match (row.failed, &row.revoked, row.expires > now) {
         (true, _, _) => "failed",
         (false, Some(_), _) => "revoked",

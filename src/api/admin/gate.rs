@@ -9,15 +9,19 @@ use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
 use http::{Request, Response};
+use http_body_util::Limited;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
 use super::AdminService;
-use super::rights::RIGHTS;
+use super::rights::{self, Least};
 use super::roles::Role;
 use super::server::PeerInfo;
 use crate::api::status;
+
+/// The largest request of whoever has no role, in bytes.
+const LARGEST_OF_STRANGERS: usize = 8 << 10;
 
 /// What the record of a refusal says of a call that no table has.
 const NO_CALL: &str = "no such call";
@@ -42,14 +46,14 @@ impl<S> Gate<S> {
         Self { inner, service, what: None }
     }
 
-    /// The least role that any request to `path` takes, and what is tried with it.
-    fn least(&self, path: &str) -> (Role, &'static str) {
+    /// What any request to `path` takes at least, and what is tried with it.
+    fn least(&self, path: &str) -> (Least, &'static str) {
         if let Some(what) = self.what {
-            return (Role::Reader, what);
+            return (Least::Role(Role::Reader), what);
         }
         let rpc = path.rsplit('/').next().unwrap_or_default();
-        let right = RIGHTS.iter().find(|right| right.rpc == rpc);
-        right.map_or((Role::Reader, NO_CALL), |right| (right.least, right.what))
+        let right = rights::all().find(|right| right.rpc == rpc);
+        right.map_or((Least::Role(Role::Reader), NO_CALL), |right| (right.least, right.what))
     }
 }
 
@@ -78,8 +82,13 @@ where
         let service = self.service.clone();
         let peer = request.extensions().get::<PeerInfo>().cloned();
         Box::pin(async move {
-            let mut answer = match service.sources().admit_peer(peer, least, what).await {
-                Ok(_) => inner.call(request).await?,
+            let admitted = match least {
+                Least::Role(least) => service.sources().admit_peer(peer, least, what).await.map(|_| request),
+                // Everybody may try; what they send is small, so that strangers do not make us hold more.
+                Least::Credential => Ok(request.map(|body| Body::new(Limited::new(body, LARGEST_OF_STRANGERS)))),
+            };
+            let mut answer = match admitted {
+                Ok(request) => inner.call(request).await?,
                 Err(status) => status.into_http(),
             };
             status::bound_headers(answer.headers_mut());

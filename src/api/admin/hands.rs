@@ -4,19 +4,21 @@
 //! it is carried out whether or not its operator still listens.
 
 use std::collections::HashSet;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{FutureExt, Stream};
+use futures::FutureExt;
 use time::OffsetDateTime;
-use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
 
 use super::Sources;
 use super::acts::Operator;
 use super::choice::{Choice, Chosen, MOST_CHOSEN};
+use super::progress::{Hand, Progress, Teller};
+use super::rights::Ask;
+use super::roles::Role;
 use crate::api::status;
+use crate::approval::{Guarded, Plan};
 use crate::audit::event::{Action, Event};
 use crate::clock::parse_rfc3339;
 use crate::feed::LiveProxy;
@@ -28,46 +30,8 @@ use crate::x509::crl::Reason;
 /// The longest words that an operator may put on record, in characters.
 const LONGEST_WORDS: usize = 500;
 
-/// Messages that wait for an operator to read them.
-const WAITING_MESSAGES: usize = 64;
-
-/// How long an act waits for an operator who does not read; then it goes on in silence.
-const SLOWEST_READER: Duration = Duration::from_secs(5);
-
 /// How long holders have to take over new certificates before the old ones are revoked all the same.
 pub(super) const LONGEST_REISSUE: Duration = Duration::from_secs(120);
-
-/// How long the delivery of a bundle is watched.
-pub(super) const LONGEST_WATCH: Duration = Duration::from_secs(600);
-
-/// How long the first look at a delivery comes after the one before, and the last.
-pub(super) const LOOKS: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(200));
-
-/// What happens, as it happens.
-pub(super) type Progress<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-/// Tells an operator what happens, as long as that one listens.
-pub(super) struct Teller<T>(Option<mpsc::Sender<Result<T, Status>>>);
-
-impl<T: Send + 'static> Teller<T> {
-    pub(super) fn new() -> (Self, Response<Progress<T>>) {
-        let (told, mut messages) = mpsc::channel(WAITING_MESSAGES);
-        let stream = futures::stream::poll_fn(move |cx| messages.poll_recv(cx));
-        (Self(Some(told)), Response::new(Box::pin(stream)))
-    }
-
-    pub(super) async fn tell(&mut self, message: Result<T, Status>) {
-        let Some(told) = &self.0 else { return };
-        let message = message.map_err(status::bounded);
-        if !matches!(tokio::time::timeout(SLOWEST_READER, told.send(message)).await, Ok(Ok(()))) {
-            self.0 = None;
-        }
-    }
-
-    pub(super) fn listens(&self) -> bool {
-        self.0.as_ref().is_some_and(|told| !told.is_closed())
-    }
-}
 
 pub(super) fn words(text: &str, what: &str) -> Result<Option<String>, Status> {
     if text.chars().count() > LONGEST_WORDS {
@@ -198,22 +162,44 @@ pub(super) async fn revoke(
             "more than {MOST_CHOSEN} live certificates are too many to reissue in one go: revoke by prefix or issuer"
         )));
     }
-    let mut first = selected(sources, &choice, &found, ask.reissue);
+    let mut first = selected(sources, &choice, &found, ask.reissue)?;
     let (mut teller, answer) = Teller::new();
     if ask.dry_run {
         teller.tell(Ok(first)).await;
         return Ok(answer);
     }
     possible(sources, &choice, &found, ask.reissue)?;
-    let event = act(sources, &operator, "cert.revoke", &choice, found.count, comment);
+    let leave = if ask.least() == Role::Admin {
+        Some(sources.leave(&operator, many(&ask, &choice, found.count), comment.clone()).await?)
+    } else {
+        None
+    };
+    let mut event = act(sources, &operator, "cert.revoke", &choice, found.count, comment);
+    leave.iter().for_each(|leave| leave.mark(&mut event));
     let mut template = sources.act(Action::CertificateRevoke, &operator, "cert.revoke");
     template.request_id.clone_from(&event.request_id);
     first.record = Some(sources.ledger.append(event).await?);
+    drop(leave);
     let order = Order { selection: choice.selection(), reason, template };
     let act = Revocation { sources: Arc::clone(sources), teller, began };
     let reissue = ask.reissue.then_some((choice, found.serials));
     sources.hands.carry_out(act.run(first, order, reissue).boxed());
     Ok(answer)
+}
+
+/// A revocation of many, as a second operator grants it: the choice, whatever it names at the moment when it is done.
+fn many(ask: &pb::RevokeCertificatesRequest, choice: &Choice, count: u64) -> Plan {
+    let state = match choice {
+        Choice::Issuer { key_id, .. } => vec![key_id.clone()],
+        Choice::Identity(_) | Choice::Prefix(_) | Choice::Serial(_) | Choice::All => Vec::new(),
+    };
+    Plan {
+        act: Guarded::RevokeMany,
+        subject: choice.words(),
+        description: format!("revoke {}: {count} live certificates at the moment of asking", choice.words()),
+        parameters: prost::Message::encode_to_vec(ask),
+        state,
+    }
 }
 
 /// Tells what cannot be done before anything is recorded.
@@ -248,27 +234,28 @@ pub(super) fn parse_reason(text: &str) -> Result<Reason, Status> {
 }
 
 /// What a revocation of `choice` will mean.
-fn selected(sources: &Sources, choice: &Choice, found: &Chosen, reissue: bool) -> pb::RevocationProgress {
+fn selected(
+    sources: &Sources,
+    choice: &Choice,
+    found: &Chosen,
+    reissue: bool,
+) -> Result<pb::RevocationProgress, Status> {
     let live = sources.hands.live();
     let held: HashSet<&str> = live.iter().filter_map(|proxy| proxy.serial.as_deref()).collect();
     let (connected, not_connected) = found.connection(&held);
-    pb::RevocationProgress {
+    Ok(pb::RevocationProgress {
         step: "selected".to_owned(),
-        certificates: sources.describe_all(found.shown.iter().cloned()),
+        certificates: sources.describe_all(found.shown.iter().cloned())?,
         chosen: found.count,
         denied: choice.denies().filter(|_| !reissue),
         connected,
         not_connected,
         ..pb::RevocationProgress::default()
-    }
+    })
 }
 
 /// A revocation under way.
-struct Revocation {
-    sources: Arc<Sources>,
-    teller: Teller<pb::RevocationProgress>,
-    began: Duration,
-}
+type Revocation = Hand<pb::RevocationProgress>;
 
 impl Revocation {
     async fn run(mut self, first: pb::RevocationProgress, mut order: Order, reissue: Option<(Choice, Vec<String>)>) {
@@ -333,42 +320,6 @@ impl Revocation {
                 pb::RevocationProgress { step: "signed".to_owned(), crls, ..pb::RevocationProgress::default() }
             }
             Step::Published { .. } => self.delivery("pushed"),
-        }
-    }
-
-    fn delivery(&self, step: &str) -> pb::RevocationProgress {
-        let delivery = self.sources.hands.delivery();
-        pb::RevocationProgress {
-            step: step.to_owned(),
-            streams: delivery.streams,
-            acked: delivery.acked,
-            nacked: delivery.nacked,
-            ..pb::RevocationProgress::default()
-        }
-    }
-
-    async fn tell(&mut self, message: pb::RevocationProgress) {
-        let elapsed = self.sources.clock.monotonic().saturating_sub(self.began);
-        let elapsed_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
-        self.teller.tell(Ok(pb::RevocationProgress { elapsed_us, ..message })).await;
-    }
-
-    /// Tells how the push goes until every stream has answered.
-    async fn watch(&mut self) {
-        let until = self.sources.clock.monotonic() + LONGEST_WATCH;
-        let (mut pause, mut last) = (LOOKS.0, None);
-        while self.teller.listens() && self.sources.clock.monotonic() < until {
-            let seen = self.delivery("pushed");
-            if seen.acked + seen.nacked >= seen.streams {
-                let done = pb::RevocationProgress { step: "done".to_owned(), ..seen };
-                return self.tell(done).await;
-            }
-            if last.as_ref() != Some(&seen) {
-                last = Some(seen.clone());
-                self.tell(seen).await;
-            }
-            self.sources.clock.sleep(pause).await;
-            pause = (pause * 2).min(LOOKS.1);
         }
     }
 }

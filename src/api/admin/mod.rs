@@ -5,14 +5,17 @@
 //! street as everybody's. The service holds no state of its own: it asks [`backend`], the ledger and the index.
 
 mod acts;
+mod approval;
 mod authorities;
 pub mod backend;
+mod breakglass;
 mod certificates;
 pub mod change;
 mod choice;
 mod gate;
 mod hands;
 mod places;
+mod progress;
 mod records;
 pub mod rights;
 pub mod roles;
@@ -28,11 +31,14 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 
+pub use approval::WAITS_FOR;
+pub use breakglass::Breakglass;
 pub use places::{MOST_CONNECTIONS, MOST_PER_OPERATOR, MOST_STRANGERS};
 pub use roles::{Operators, Role};
 pub use server::{LARGEST_REQUEST, MOST_STREAMS, REQUEST_TIMEOUT, serve};
 pub use service::AdminService;
 
+use crate::approval::Rules;
 use crate::audit::event::Recorder;
 use crate::clock::Clock;
 use crate::entropy::Entropy;
@@ -50,6 +56,12 @@ pub struct Sources {
     pub index: Arc<dyn Store>,
     /// What changes policy and configuration.
     pub changes: Arc<dyn change::Changes>,
+    /// Which acts take a second operator.
+    pub approval: Rules,
+    /// The credential for the day when nothing else lets anybody in.
+    pub breakglass: Arc<Breakglass>,
+    /// One decision about requests, grants and credentials at a time.
+    pub turn: Arc<tokio::sync::Mutex<()>>,
     /// Asks the time.
     pub clock: Clock,
     /// Makes ids of requests.

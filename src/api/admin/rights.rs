@@ -3,8 +3,28 @@
 //! Each call has a request message of its own, and [`Ask`] is implemented for all of them by the table below: a call
 //! without a line in it does not compile. `acts` asks it before anything else is done.
 
+use std::fmt;
+
 use super::roles::Role;
 use crate::proto::chancery::admin::v1 as pb;
+
+/// What a call takes at least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Least {
+    /// A role.
+    Role(Role),
+    /// A sealed credential in the request, and no role.
+    Credential,
+}
+
+impl fmt::Display for Least {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Role(role) => role.fmt(f),
+            Self::Credential => f.write_str("the credential"),
+        }
+    }
+}
 
 /// One call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,8 +33,8 @@ pub struct Right {
     pub rpc: &'static str,
     /// What a record says was tried.
     pub what: &'static str,
-    /// The least role that may.
-    pub least: Role,
+    /// Who may.
+    pub least: Least,
     /// For people: the commands that use it, and what takes more.
     pub note: &'static str,
 }
@@ -30,12 +50,12 @@ pub(super) trait Ask {
 
 macro_rules! rights {
     ($($request:ident, $rpc:literal, $what:literal, $least:ident $(or $more:path)?, $note:literal;)*) => {
-        /// Every call with its least role, in the order of the service.
-        pub const RIGHTS: &[Right] =
-            &[$(Right { rpc: $rpc, what: $what, least: Role::$least, note: $note }),*];
+        /// Every call that takes a role with the least one, in the order of the service.
+        const OF_ROLES: &[Right] =
+            &[$(Right { rpc: $rpc, what: $what, least: Least::Role(Role::$least), note: $note }),*];
 
         $(impl Ask for pb::$request {
-            const RIGHT: Right = Right { rpc: $rpc, what: $what, least: Role::$least, note: $note };
+            const RIGHT: Right = Right { rpc: $rpc, what: $what, least: Least::Role(Role::$least), note: $note };
 
             fn least(&self) -> Role {
                 let least = Role::$least;
@@ -44,6 +64,19 @@ macro_rules! rights {
             }
         })*
     };
+}
+
+/// The one call that takes no role; `admit` knows no way to let its request in, so it asks for the credential itself.
+pub(super) const OPEN_BREAKGLASS: Right = Right {
+    rpc: "OpenBreakglass",
+    what: "breakglass.open",
+    least: Least::Credential,
+    note: "`breakglass open`, by everybody whom the socket or the port lets connect",
+};
+
+/// Every call.
+pub fn all() -> impl Iterator<Item = &'static Right> {
+    OF_ROLES.iter().chain([&OPEN_BREAKGLASS])
 }
 
 rights! {
@@ -75,6 +108,12 @@ rights! {
     TaintAuthorityRequest, "TaintAuthority", "ca.taint", Admin, "`ca taint`";
     RetireAuthorityRequest, "RetireAuthority", "ca.retire", Admin, "`ca retire`";
     ActivateAuthorityRequest, "ActivateAuthority", "ca.activate", Admin, "`ca activate`";
+    ListApprovalsRequest, "ListApprovals", "approval.list", Reader,
+        "`approval list`, `show`; operators' names from operator on";
+    GrantApprovalRequest, "GrantApproval", "approval.grant", Admin, "`approval grant`, by another person";
+    RefuseApprovalRequest, "RefuseApproval", "approval.refuse", Admin, "`approval refuse`";
+    SealBreakglassRequest, "SealBreakglass", "breakglass.seal", Admin, "`breakglass seal`";
+    CloseBreakglassRequest, "CloseBreakglass", "breakglass.close", Admin, "`breakglass close`";
 }
 
 /// What revokes more than one identity takes an admin.
@@ -102,13 +141,17 @@ mod tests {
 
     #[test]
     fn every_call_has_its_role() {
-        assert_eq!(RIGHTS.iter().map(|right| right.rpc).collect::<Vec<_>>(), calls());
+        let sorted = |mut names: Vec<String>| {
+            names.sort_unstable();
+            names
+        };
+        assert_eq!(sorted(all().map(|right| right.rpc.to_owned()).collect()), sorted(calls()));
     }
 
     #[test]
     fn the_table_is_documented() {
         let row = |right: &Right| format!("| `{}` | {} | {} |\n", right.rpc, right.least, right.note);
-        let table: String = RIGHTS.iter().map(row).collect();
+        let table: String = all().map(row).collect();
         let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/admin.md")).unwrap();
         assert!(page.contains(&table), "docs/admin.md must hold these lines:\n{table}");
     }

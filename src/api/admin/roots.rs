@@ -12,10 +12,12 @@ use tonic::{Request, Response, Status};
 
 use super::Sources;
 use super::acts::Operator;
-use super::authorities::{Hand, Meant, meant, named};
+use super::authorities::{Asked, Hand, Meant, meant, named};
 use super::choice::Choice;
-use super::hands::{Progress, Teller, words};
+use super::hands::words;
+use super::progress::{Progress, Teller};
 use crate::api::status;
+use crate::approval::Guarded;
 use crate::ca::authority::acts::{Act, ActError};
 use crate::ca::authority::root::Force;
 use crate::ca::slot::{Level, State};
@@ -28,6 +30,7 @@ const MOST_SHOWN: usize = 50;
 
 /// `RetireAuthority` of a root.
 pub(super) struct Retire {
+    pub(super) asked: Asked,
     pub(super) why: Option<String>,
     pub(super) force: bool,
     pub(super) dry_run: bool,
@@ -46,7 +49,7 @@ pub(super) async fn rotate(
     sources: &Arc<Sources>,
     operator: &Operator,
     rows: &[AuthorityRow],
-    (dry_run, why, began): (bool, Option<String>, Duration),
+    (ask, why, began): (pb::RotateAuthorityRequest, Option<String>, Duration),
 ) -> Result<Response<Progress<pb::AuthorityProgress>>, Status> {
     let of = |state: State| rows.iter().rfind(|row| row.level == "root" && row.state == state.as_str());
     let active = of(State::Active);
@@ -56,11 +59,13 @@ pub(super) async fn rotate(
     first.successor = of(State::Prepared).map(|row| row.name.clone());
     first.makes_new = first.successor.is_none();
     let (mut teller, answer) = Teller::new();
-    if dry_run {
+    if ask.dry_run {
         teller.tell(Ok(first)).await;
         return Ok(answer);
     }
-    let (record, template) = sources.ordered(operator, "ca.rotate", &meant, first.live_certificates, why).await?;
+    let (record, template) = sources
+        .ordered(operator, Asked::new(Guarded::CaRotate, &ask, rows), &meant, first.live_certificates, why)
+        .await?;
     first.record = Some(record);
     let hand = Hand { sources: Arc::clone(sources), teller, began };
     sources.hands.carry_out(hand.act(first, Act::RotateRoot, template).boxed());
@@ -101,7 +106,8 @@ pub(super) async fn activate(
         return Err(status::of_act(&ActError::LeftBehind { name, who }));
     }
     let lacking = evidence.holders.saturating_sub(evidence.holding);
-    let (record, template) = sources.ordered(&operator, "ca.activate", &meant, lacking, why).await?;
+    let (record, template) =
+        sources.ordered(&operator, Asked::new(Guarded::CaActivate, &ask, &rows), &meant, lacking, why).await?;
     first.record = Some(record);
     let force = if ask.force { Force::Yes } else { Force::No };
     let hand = Hand { sources: Arc::clone(sources), teller, began };
@@ -127,16 +133,11 @@ pub(super) async fn retire(
         State::Gone => return Err(status::of_act(&ActError::NotThere { name })),
     }
     let under = sources.under(&row_of(rows, meant)?.key_id, rows).await?;
-    let now = sources.clock.now().unix_timestamp();
-    let certificates = under.shown.into_iter().map(|row| {
-        let holding = sources.backend.holding(&row);
-        super::certificates::certificate(row, now, holding)
-    });
     let told = pb::AuthorityRetired {
         name: name.to_string(),
         state: state.as_str().to_owned(),
         live_certificates: under.count,
-        certificates: certificates.collect(),
+        certificates: sources.describe_all(under.shown)?,
         ..pb::AuthorityRetired::default()
     };
     if ask.dry_run {
@@ -149,7 +150,7 @@ pub(super) async fn retire(
             under.count
         )));
     }
-    let (act, template) = sources.ordered(operator, "ca.retire", meant, under.count, ask.why).await?;
+    let (act, template) = sources.ordered(operator, ask.asked, meant, under.count, ask.why).await?;
     let record = sources.carried_out(Act::RetireRoot(name), template).await?;
     Ok(Response::new(pb::AuthorityRetired { record, act, ..told }))
 }

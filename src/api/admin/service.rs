@@ -4,14 +4,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::Stream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::Sources;
 use super::acts::Operator;
 use super::backend::IssueAsk;
 use super::certificates::index_status;
+use super::progress::Progress;
 use super::records::Filter;
-use super::{authorities, change, hands, roots, rules};
+use super::{approval, authorities, breakglass, change, hands, roots, rules};
 use crate::audit::event::{Action, Outcome};
 use crate::caller::Caller;
 use crate::clock::rfc3339_seconds;
@@ -47,6 +49,11 @@ impl AdminService {
         self.0.operators.load().role_of(caller.evidence(), self.0.own_uid).is_some()
     }
 
+    /// Ends what a break-glass opened when its time is over, until `stopping`.
+    pub async fn keep(self, stopping: CancellationToken) {
+        stopping.run_until_cancelled(self.0.watch_breakglass()).await;
+    }
+
     fn status(&self, operator: &Operator) -> Result<pb::Status, Status> {
         let sources = &self.0;
         let (facts, head, now) = (sources.backend.facts(), sources.ledger.head(), sources.clock.now());
@@ -76,6 +83,8 @@ impl AdminService {
             listeners: facts.listeners,
             policy_hash: sources.backend.policy().policy.hash_hex().to_owned(),
             crls: hands::crl_states(sources),
+            breakglass: sources.breakglass_now().map(|row| sources.told(row, operator)),
+            approvals_open: sources.open_requests()?,
         })
     }
 }
@@ -105,7 +114,8 @@ impl Admin for AdminService {
         event.refers_to = Some(format!("{}#{}", row.log, row.index));
         self.0.ledger.append(event).await?;
         let record = self.0.record(&row.log, row.index, operator.sees_names()).await?;
-        Ok(Response::new(pb::CertificateDetail { certificate: Some(self.0.describe(row)), record: Some(record) }))
+        let certificate = self.0.describe_all([row])?.pop();
+        Ok(Response::new(pb::CertificateDetail { certificate, record: Some(record) }))
     }
 
     async fn issue_certificate(
@@ -201,7 +211,7 @@ impl Admin for AdminService {
         }))
     }
 
-    type RotateCertificatesStream = hands::Progress<pb::RotationProgress>;
+    type RotateCertificatesStream = Progress<pb::RotationProgress>;
 
     async fn rotate_certificates(
         &self,
@@ -210,7 +220,7 @@ impl Admin for AdminService {
         hands::rotate(&self.0, request).await
     }
 
-    type RevokeCertificatesStream = hands::Progress<pb::RevocationProgress>;
+    type RevokeCertificatesStream = Progress<pb::RevocationProgress>;
 
     async fn revoke_certificates(
         &self,
@@ -272,7 +282,7 @@ impl Admin for AdminService {
         Ok(Response::new(pb::Recorded { id }))
     }
 
-    type RotateAuthorityStream = hands::Progress<pb::AuthorityProgress>;
+    type RotateAuthorityStream = Progress<pb::AuthorityProgress>;
 
     async fn rotate_authority(
         &self,
@@ -281,7 +291,7 @@ impl Admin for AdminService {
         authorities::rotate(&self.0, request).await
     }
 
-    type TaintAuthorityStream = hands::Progress<pb::AuthorityProgress>;
+    type TaintAuthorityStream = Progress<pb::AuthorityProgress>;
 
     async fn taint_authority(
         &self,
@@ -297,12 +307,54 @@ impl Admin for AdminService {
         authorities::retire(&self.0, request).await
     }
 
-    type ActivateAuthorityStream = hands::Progress<pb::AuthorityProgress>;
+    type ActivateAuthorityStream = Progress<pb::AuthorityProgress>;
 
     async fn activate_authority(
         &self,
         request: Request<pb::ActivateAuthorityRequest>,
     ) -> Result<Response<Self::ActivateAuthorityStream>, Status> {
         roots::activate(&self.0, request).await
+    }
+
+    async fn list_approvals(
+        &self,
+        request: Request<pb::ListApprovalsRequest>,
+    ) -> Result<Response<pb::ApprovalList>, Status> {
+        approval::list(&self.0, request).await
+    }
+
+    async fn grant_approval(
+        &self,
+        request: Request<pb::GrantApprovalRequest>,
+    ) -> Result<Response<pb::Approval>, Status> {
+        approval::grant(&self.0, request).await
+    }
+
+    async fn refuse_approval(
+        &self,
+        request: Request<pb::RefuseApprovalRequest>,
+    ) -> Result<Response<pb::Approval>, Status> {
+        approval::refuse(&self.0, request).await
+    }
+
+    async fn seal_breakglass(
+        &self,
+        request: Request<pb::SealBreakglassRequest>,
+    ) -> Result<Response<pb::BreakglassSealed>, Status> {
+        breakglass::seal(&self.0, request).await
+    }
+
+    async fn open_breakglass(
+        &self,
+        request: Request<pb::OpenBreakglassRequest>,
+    ) -> Result<Response<pb::Breakglass>, Status> {
+        breakglass::open(&self.0, request).await
+    }
+
+    async fn close_breakglass(
+        &self,
+        request: Request<pb::CloseBreakglassRequest>,
+    ) -> Result<Response<pb::BreakglassClosed>, Status> {
+        breakglass::close(&self.0, request).await
     }
 }

@@ -1,5 +1,6 @@
 //! The service over a real Unix socket, with a ledger in memory and a fake server behind it.
 
+mod approval;
 mod authorities;
 mod change;
 mod follow;
@@ -28,6 +29,7 @@ use super::backend::{
 use super::roles::{Grant, Who};
 use super::server::PeerInfo;
 use super::{AdminService, Operators, Role, Sources, serve};
+use crate::approval::Rules;
 use crate::attest::AttestError;
 use crate::audit::event::{
     Action, AuthorityFacts, CertificateFacts, Event, Outcome, PolicyFacts, Recorder, Sealed, Source,
@@ -208,6 +210,10 @@ fn history(recorder: &Recorder) -> Vec<Event> {
 }
 
 async fn fixture(full: bool) -> Fixture {
+    fixture_with(full, Rules::default()).await
+}
+
+async fn fixture_with(full: bool, approval: Rules) -> Fixture {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("admin.sock");
     let recorder = Recorder::new(Entropy::seeded(5));
@@ -238,6 +244,9 @@ async fn fixture(full: bool) -> Fixture {
         recorder,
         changes: Arc::new(change::FakeChanges),
         operators: Arc::new(ArcSwap::from_pointee(Operators::new(vec![reader, worker]))),
+        approval,
+        breakglass: Arc::new(super::Breakglass::new(dir.path().join("breakglass"))),
+        turn: Arc::default(),
         own_uid: nix::unistd::geteuid().as_raw(),
         stopping: stopping.clone(),
     };

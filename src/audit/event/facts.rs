@@ -60,6 +60,43 @@ pub struct Source {
     pub uid: Option<u32>,
 }
 
+/// A request for a second operator: all of it in `approval.request`, its id in the records that follow from it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalFacts {
+    /// Which act, in the word of the configuration.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub act: Option<String>,
+    /// What is to be done, for people.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub description: Option<String>,
+    /// SHA-256 over the act, everything it was asked with and the state that it was computed against, hex.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub digest: Option<String>,
+    /// Names the request.
+    pub id: String,
+    /// Until when it may be granted and used, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub until: Option<String>,
+}
+
+/// A break-glass: all of it in `breakglass.open`, its id in the record of each act that is done under it, and what was
+/// done in `breakglass.close`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BreakglassFacts {
+    /// In the closing record: what was done, each as its record and what it was; the first ones, where they are many.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub acts: Vec<String>,
+    /// In the closing record: how many acts there were.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub count: Option<u64>,
+    /// Names the credential; absent when a wrong one was tried.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub id: String,
+    /// Until when it is open, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub until: Option<String>,
+}
+
 /// The certificate that a record is about. All hashes are SHA-256 in lower-case hex.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CertificateFacts {

@@ -35,6 +35,10 @@ impl Priority {
             | Action::CrlPublish
             | Action::OperatorRead
             | Action::OperatorAct
+            | Action::ApprovalRequest
+            | Action::ApprovalGrant
+            | Action::BreakglassOpen
+            | Action::BreakglassClose
             | Action::LedgerStart
             | Action::LedgerStop
             | Action::LedgerFail

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use redb::{ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 
 use super::{
-    ACTIVITY, AUTHORITIES, BY_EXPIRY, BY_IDENTITY, BY_ISSUER, BY_RECORD, BY_VERSION, CERTIFICATES, CONFIGURED, CRLS,
-    CURSOR, DENIES, EXPIRING, EXPIRING_SECONDS, ExpiryKey, META, NamedKey, REVOKED, db,
+    ACTIVITY, APPROVALS, AUTHORITIES, BREAKGLASS, BY_EXPIRY, BY_IDENTITY, BY_ISSUER, BY_RECORD, BY_VERSION,
+    CERTIFICATES, CONFIGURED, CRLS, CURSOR, DENIES, EXPIRING, EXPIRING_SECONDS, ExpiryKey, META, NamedKey, REVOKED, db,
 };
-use crate::store::row::{self, Effect};
+use crate::store::row::{self, Effect, MOST_ACTS_KEPT, Marks};
 use crate::store::{
-    ACTIVITY_KEPT_MINUTES, Activity, AuthorityRow, CertificateRow, CrlRow, DenyRow, Entry, LogCursor, Revoked,
-    RevokedRow, StoreError,
+    ACTIVITY_KEPT_MINUTES, APPROVALS_KEPT, Activity, ApprovalAnswer, ApprovalRow, AuthorityRow, BREAKGLASS_KEPT,
+    BreakglassRow, CertificateRow, CrlRow, DenyRow, Entry, LogCursor, Revoked, RevokedRow, StoreError,
 };
 
 /// How many certificates end then, and how many of them are revoked.
@@ -35,6 +35,8 @@ pub(super) struct Writer<'t> {
     crls: Table<'t, &'static str, &'static [u8]>,
     activity: Table<'t, (i64, &'static str), u64>,
     configured: Table<'t, &'static str, &'static str>,
+    approvals: Table<'t, &'static str, &'static [u8]>,
+    breakglass: Table<'t, &'static str, &'static [u8]>,
 }
 
 impl<'t> Writer<'t> {
@@ -56,6 +58,8 @@ impl<'t> Writer<'t> {
             crls: write.open_table(CRLS).map_err(db)?,
             activity: write.open_table(ACTIVITY).map_err(db)?,
             configured: write.open_table(CONFIGURED).map_err(db)?,
+            approvals: write.open_table(APPROVALS).map_err(db)?,
+            breakglass: write.open_table(BREAKGLASS).map_err(db)?,
         })
     }
 
@@ -90,6 +94,9 @@ impl<'t> Writer<'t> {
         if let Some((what, minute, count)) = row::activity(entry.event) {
             self.count(what, minute, count)?;
         }
+        if let Some(marks) = row::marks(entry) {
+            self.mark(&marks)?;
+        }
         match row::effect(entry) {
             None => Ok(()),
             Some(Effect::Certificate(row)) => self.certificate(&row),
@@ -110,6 +117,12 @@ impl<'t> Writer<'t> {
                 Ok(())
             }
             Some(Effect::Crl { issuer_key_id, row }) => self.crl(&issuer_key_id, &row),
+            Some(Effect::ApprovalAsked(row)) => self.asked(&row),
+            Some(Effect::ApprovalAnswered { id, answer }) => self.answered(&id, *answer),
+            Some(Effect::BreakglassOpened(row)) => self.opened(&row),
+            Some(Effect::BreakglassClosed { id, record }) => {
+                amend::<BreakglassRow>(&mut self.breakglass, &id, |row| row.closed = Some(record))
+            }
         }
     }
 
@@ -233,6 +246,38 @@ impl<'t> Writer<'t> {
         Ok(())
     }
 
+    fn asked(&mut self, row: &ApprovalRow) -> Result<(), StoreError> {
+        self.approvals.insert(row.id.as_str(), serde_json::to_vec(row)?.as_slice()).map_err(db)?;
+        make_room::<ApprovalRow>(&mut self.approvals, APPROVALS_KEPT, |row| row.asked_at)
+    }
+
+    /// The first answer counts.
+    fn answered(&mut self, id: &str, answer: ApprovalAnswer) -> Result<(), StoreError> {
+        amend::<ApprovalRow>(&mut self.approvals, id, |row| {
+            row.answer.get_or_insert(answer);
+        })
+    }
+
+    fn opened(&mut self, row: &BreakglassRow) -> Result<(), StoreError> {
+        self.breakglass.insert(row.id.as_str(), serde_json::to_vec(row)?.as_slice()).map_err(db)?;
+        make_room::<BreakglassRow>(&mut self.breakglass, BREAKGLASS_KEPT, |row| row.opened_at)
+    }
+
+    fn mark(&mut self, marks: &Marks) -> Result<(), StoreError> {
+        if let Some(id) = &marks.approval {
+            amend::<ApprovalRow>(&mut self.approvals, id, |row| {
+                row.used.get_or_insert_with(|| marks.record.clone());
+            })?;
+        }
+        let Some(id) = &marks.breakglass else { return Ok(()) };
+        amend::<BreakglassRow>(&mut self.breakglass, id, |row| {
+            row.count += 1;
+            if row.acts.len() < MOST_ACTS_KEPT {
+                row.acts.push(format!("{} {}", marks.record, marks.what));
+            }
+        })
+    }
+
     fn count(&mut self, what: Activity, minute: i64, count: u64) -> Result<(), StoreError> {
         let key = (minute, what.as_str());
         let before = self.activity.get(key).map_err(db)?.map_or(0, |value| value.value());
@@ -243,4 +288,38 @@ impl<'t> Writer<'t> {
         }
         Ok(())
     }
+}
+
+/// Changes the row of that key, where there is one.
+fn amend<R: serde::Serialize + serde::de::DeserializeOwned>(
+    table: &mut Table<'_, &'static str, &'static [u8]>,
+    key: &str,
+    change: impl FnOnce(&mut R),
+) -> Result<(), StoreError> {
+    let Some(bytes) = table.get(key).map_err(db)?.map(|bytes| bytes.value().to_vec()) else { return Ok(()) };
+    let mut row: R = serde_json::from_slice(&bytes)?;
+    change(&mut row);
+    table.insert(key, serde_json::to_vec(&row)?.as_slice()).map_err(db)?;
+    Ok(())
+}
+
+/// Forgets the oldest row beyond `kept`.
+fn make_room<R: serde::de::DeserializeOwned>(
+    table: &mut Table<'_, &'static str, &'static [u8]>,
+    kept: usize,
+    age: impl Fn(R) -> String,
+) -> Result<(), StoreError> {
+    if table.len().map_err(db)? <= u64::try_from(kept).unwrap_or(u64::MAX) {
+        return Ok(());
+    }
+    let mut oldest: Option<(String, String)> = None;
+    for item in table.iter().map_err(db)? {
+        let (key, bytes) = item.map_err(db)?;
+        let candidate = (age(serde_json::from_slice(bytes.value())?), key.value().to_owned());
+        oldest = Some(oldest.map_or(candidate.clone(), |oldest| oldest.min(candidate)));
+    }
+    if let Some((_, key)) = oldest {
+        table.remove(key.as_str()).map_err(db)?;
+    }
+    Ok(())
 }

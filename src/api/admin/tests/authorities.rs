@@ -14,7 +14,7 @@ async fn taint(fixture: &mut Fixture, name: &str, reason: &str) -> Result<Vec<pb
 }
 
 /// Makes the index know an issuing CA.
-async fn with_issuing(fixture: &Fixture, name: &str, key_id: &str, state: &str) {
+pub(super) async fn with_issuing(fixture: &Fixture, name: &str, key_id: &str, state: &str) {
     let recorder = Recorder::new(Entropy::seeded(8));
     let mut event = recorder.event(Action::CaActivate, Outcome::Success, datetime!(2026-11-23 12:00 UTC));
     event.authority = Some(AuthorityFacts {
@@ -78,4 +78,21 @@ async fn a_taint_is_on_record_before_the_keeper_hears_of_it_and_what_fails_there
     assert_eq!(ordered, Act::Taint("issuing 1".parse().unwrap()));
     assert_eq!((template.request_id, template.reason.as_deref()), (act.request_id, Some("keyCompromise")));
     assert!(fixture.hands.tainted.lock().unwrap().is_empty(), "nothing is revoked that is not tainted");
+}
+
+#[tokio::test]
+async fn a_certificate_under_a_tainted_authority_is_not_told_to_live() {
+    let mut fixture = fixture(false).await;
+    with_issuing(&fixture, "issuing 1", "0a", "tainted").await;
+    for (state, expected) in
+        [("", vec!["tainted"]), ("tainted", vec!["tainted"]), ("live", vec![]), ("revoked", vec![])]
+    {
+        let ask = pb::ListCertificatesRequest { state: state.into(), ..Default::default() };
+        let list = fixture.admin.list_certificates(ask).await.unwrap().into_inner();
+        let states: Vec<&str> = list.certificates.iter().map(|one| one.state.as_str()).collect();
+        assert_eq!((states, list.live, list.total), (expected, 0, 1), "{state}");
+    }
+    let show = pb::GetCertificateRequest { serial: SERIAL.into() };
+    let shown = fixture.admin.get_certificate(show).await.unwrap().into_inner();
+    assert_eq!(shown.certificate.unwrap().state, "tainted");
 }

@@ -3,7 +3,7 @@
 use futures::future::{BoxFuture, FutureExt};
 use tonic::Status;
 
-use super::super::change::{Changes, PolicyDiff};
+use super::super::change::{Changes, Pending, PolicyDiff};
 use crate::audit::event::Event;
 use crate::caller::Caller;
 use crate::proto::chancery::admin::v1 as pb;
@@ -12,7 +12,11 @@ use crate::proto::chancery::admin::v1 as pb;
 pub(super) struct FakeChanges;
 
 impl Changes for FakeChanges {
-    fn reload(&self, _: Event) -> BoxFuture<'_, pb::Reloaded> {
+    fn pending(&self) -> BoxFuture<'_, Pending> {
+        async { Pending::default() }.boxed()
+    }
+
+    fn reload(&self, _: Event, _: Pending) -> BoxFuture<'_, pb::Reloaded> {
         async { pb::Reloaded::default() }.boxed()
     }
 
