@@ -255,3 +255,97 @@ fn envoys_take_a_chain_whose_root_has_no_list_when_told_to_want_the_leafs_alone(
         (answer.status == 503).then_some(())
     });
 }
+
+#[test]
+fn ca_init_looks_at_everything_first_and_does_what_the_first_start_does() {
+    let Some(openssl) = need("openssl") else { return };
+    let files = directory();
+    let ca = corporate(&openssl, files.path(), "/DC=com/DC=corp/CN=Mesh CA", "wide");
+    let plain = configuration(files.path(), "");
+    let plain = plain.split("[upstream.files]").next().unwrap().to_owned();
+    let mut chancery = Chancery::prepared(options(plain.clone()));
+    let file = chancery.scratch().join("chancery.toml");
+    let init = |more: &[&str]| {
+        let words = ["ca", "init", "--config", file.to_str().unwrap(), "--upstream", "files", "--directory"];
+        said(Command::new(program()).args(words).arg(files.path()).args(more))
+    };
+    ca.root_list("30");
+    init(&[]).expect(1).expect_words(&[
+        "1 of the CRLs above end before",
+        "-crldays 90",
+        "--leaf-only",
+        "Nothing was made",
+    ]);
+    ca.root_list("400");
+    let told = init(&["--dry-run"]).expect(0).out;
+    for word in [
+        "would be appended to",
+        "[upstream.files]",
+        "DC=com, DC=corp, CN=Mesh CA",
+        "stays in its file",
+        "Nothing was done",
+    ] {
+        assert!(told.contains(word), "{word}: {told}");
+    }
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), plain);
+    assert!(!chancery.data().join("ledger").exists());
+    let told = init(&[]).expect(0).out;
+    for word in ["appended to", "issuing 1", "active", "chancery server --config"] {
+        assert!(told.contains(word), "{word}: {told}");
+    }
+    init(&[]).expect(2).expect_words(&["has a table under [upstream] already"]);
+    chancery.configure(&std::fs::read_to_string(&file).unwrap());
+    chancery.start();
+    assert_eq!(authorities(&chancery), active(&["root 1", "intermediate 1", "issuing 1"]));
+    expect_verified(&openssl, &fetched(&chancery));
+}
+
+#[test]
+fn ca_init_hands_out_a_request_and_takes_the_answer() {
+    let Some(openssl) = need("openssl") else { return };
+    let files = directory();
+    let ca = Openssl::new(&openssl, files.path());
+    ca.root("/O=Corp/CN=Offline Root", "root");
+    ca.root_list("400");
+    let text = configuration(files.path(), "");
+    let chancery = Chancery::prepared(options(text.split("[upstream.files]").next().unwrap().to_owned()));
+    let file = chancery.scratch().join("chancery.toml");
+    let (request, answer) = (ca.path("ask.csr"), ca.path("answer.pem"));
+    let mut first = Command::new(program());
+    first.args(["ca", "init", "--upstream", "files", "--config"]).arg(&file).arg("--directory").arg(files.path());
+    first.arg("--csr-out").arg(&request).arg("--chain").arg(&answer);
+    said(&mut first).expect(1).expect_words(&["not signed yet", "ask.csr", "answer.pem"]);
+    let words = ["x509", "-req", "-in", "ask.csr", "-CA", "root-cert.pem", "-CAkey", "root-key.pem"];
+    ca.run(&[&words[..], &["-copy_extensions", "copyall", "-days", "90", "-out", "answer.pem"]].concat());
+    let told = said(Command::new(program()).args(["ca", "init", "--config"]).arg(&file)).expect(0);
+    assert!(told.out.contains("issuing 1") && told.out.contains("root 1"), "{told:#?}");
+}
+
+#[test]
+fn an_installation_under_istios_root_moves_to_a_root_of_its_own() {
+    let Some(openssl) = need("openssl") else { return };
+    let files = directory();
+    let ca = Openssl::new(&openssl, files.path());
+    ca.root("/O=Istio/CN=Root CA", "istio");
+    let more = "certificate_file = \"root-cert.pem\"\nkey_file = \"root-key.pem\"\n\n[crl]\nscope = \"leaf-only\"";
+    let mut chancery = under(files.path(), more);
+    assert_eq!(authorities(&chancery), active(&["root 1", "issuing 1"]));
+    let [leaf, above, roots, crls] = fetched(&chancery);
+    let mut verify = Command::new(&openssl);
+    verify.args(["verify", "-x509_strict", "-crl_check", "-CAfile"]).arg(&roots).arg("-CRLfile").arg(&crls);
+    said(verify.arg("-untrusted").arg(&above).arg(&leaf)).expect(0);
+    // The same root as Istio's own certificates have.
+    let ours = said(Command::new(&openssl).args(["x509", "-in"]).arg(&roots)).expect(0).out;
+    let theirs = said(Command::new(&openssl).args(["x509", "-in"]).arg(ca.path("root-cert.pem"))).expect(0).out;
+    assert_eq!(ours, theirs);
+    let configuration = configuration(files.path(), "");
+    let own = configuration.split("[upstream.files]").next().unwrap();
+    chancery.stop();
+    chancery.configure(&format!("{own}[crl]\nscope = \"leaf-only\"\n"));
+    chancery.start();
+    chancery.run(&["ca", "rotate", "root"]).expect(0);
+    let both = chancery.run(&["bundle", "show"]).expect(0).out;
+    assert_eq!(both.matches("BEGIN CERTIFICATE").count(), 2, "{both}");
+    assert!(authorities(&chancery).contains(&("root 2".to_owned(), "prepared".to_owned())));
+    chancery.run(&["audit", "verify"]).expect(0);
+}

@@ -39,6 +39,7 @@ use crate::proto::chancery::admin::v1 as pb;
 use crate::revocation::{CrlSet, Revoker};
 use crate::store::CertificateRow;
 use crate::x509::bundle::Bundle;
+use crate::x509::crl::Scope;
 use crate::x509::{csr, pem};
 
 /// How long clients of the bundle are asked to wait between two looks, in seconds.
@@ -162,8 +163,7 @@ fn crl_problems(published: &CrlSet, authorities: &Authorities, now: OffsetDateTi
         let (issuer, end) = (listed.issuer, rfc3339_seconds(listed.crl.next_update()));
         format!("the CRL of {issuer} could not be renewed and ends at {end}, when every handshake fails: see the log")
     });
-    let listed = |authority: &&Arc<Authority>| published.of(&hex::encode(authority.issuer().key_id())).is_some();
-    let without = authorities.iter().filter(|authority| !listed(authority)).map(|authority| {
+    let without = authorities.iter().filter(|authority| !published.suffices(authority)).map(|authority| {
         format!("{} has no CRL, so no new bundle is sent: see the log; it is tried again", authority.name())
     });
     late.chain(without).collect()
@@ -177,7 +177,7 @@ pub(super) fn bundle_sequence(authorities: &Authorities) -> u64 {
 
 /// The roots of `authorities` as a bundle: those that have a CRL in what is published, as on every stream.
 pub(super) fn bundle(trust_domain: &TrustDomain, authorities: &Authorities, published: &CrlSet) -> Bundle {
-    let listed = |key_id: &[u8]| published.of(&hex::encode(key_id)).is_some();
+    let listed = |key_id: &[u8]| published.scope == Scope::LeafOnly || published.of(&hex::encode(key_id)).is_some();
     Bundle::new(trust_domain.clone(), authorities.trusted_roots_if(listed))
         .expect("the roots were read as CA certificates when they were loaded or made")
 }

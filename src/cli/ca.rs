@@ -1,6 +1,7 @@
 //! `chancery ca`: roots and issuing CAs, who holds them and what comes next; and the operator's hands on them.
 
 pub mod acts;
+pub mod init;
 pub(crate) mod reseal;
 pub mod roots;
 
@@ -18,6 +19,8 @@ const MOST_BELOW: usize = 5;
 /// The authorities of this server.
 #[derive(Debug, Subcommand)]
 pub enum Ca {
+    /// Sets the authorities of a data directory up and says each step; the first start of a server does the same
+    Init(Box<init::Init>),
     /// Shows roots and issuing CAs with their state
     Show(Show),
     /// Has the next issuing CA sign from now on, or prepares the next root, which takes over once everyone holds it
@@ -43,6 +46,7 @@ pub struct Show {
 impl Ca {
     pub(crate) async fn run(self, context: &Context) -> Done {
         match self {
+            Self::Init(args) => args.run(context).await,
             Self::Show(args) => args.run(context).await,
             Self::Rotate(args) => acts::rotate(args, context).await,
             Self::Taint(args) => acts::taint(args, context).await,

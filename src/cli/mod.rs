@@ -86,7 +86,7 @@ enum Command {
     /// Certificates: list, show, issue, rotate, revoke, release
     #[command(subcommand)]
     Cert(cert::Cert),
-    /// Authorities: show, rotate, taint, retire
+    /// Authorities: init, show, rotate, taint, retire
     #[command(subcommand)]
     Ca(ca::Ca),
     /// Acts that take two operators: list, show, grant, refuse

@@ -429,6 +429,13 @@ fn of_files(page: &mut String) {
         bundle: "id/bundle.pem".into(),
     };
     section(page, "cert issue", &issued);
+    let made = ca::init::InitAuthority {
+        name: "issuing 1".into(),
+        state: "active".into(),
+        not_after: "2027-02-21T13:00:00Z".into(),
+    };
+    let table = "\n[upstream.files]\ndirectory = \"/etc/chancery/cacerts\"\n".into();
+    section(page, "ca init", &ca::init::InitOutput { table, authorities: vec![made] });
     let checked = config_file::CheckOutput {
         path: "chancery.toml".into(),
         trust_domain: "example.org".into(),

@@ -8,9 +8,9 @@ use time::OffsetDateTime;
 
 use super::lists::BACKDATED;
 use super::{CrlState, CrlTimes};
-use crate::ca::slot::Name;
+use crate::ca::slot::{Authority, Level, Name};
 use crate::clock::rfc3339_seconds;
-use crate::x509::crl::Crl;
+use crate::x509::crl::{Crl, Scope};
 
 /// How long after an upstream was asked for a newer CRL it is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(600);
@@ -80,9 +80,18 @@ pub struct CrlSet {
     pub pem: Bytes,
     /// SHA-256 of that, hex.
     pub version: String,
+    /// Of which CAs of a chain one is wanted.
+    pub scope: Scope,
 }
 
 impl CrlSet {
+    /// Whether an authority may be published: its CRL is here, or none of it is wanted.
+    #[must_use]
+    pub fn suffices(&self, authority: &Authority) -> bool {
+        let none_wanted = self.scope == Scope::LeafOnly && authority.name().level != Level::Issuing;
+        none_wanted || self.of(&hex::encode(authority.issuer().key_id())).is_some()
+    }
+
     /// The CRL of the authority with this key identifier, hex.
     #[must_use]
     pub fn of(&self, issuer_key_id: &str) -> Option<&Listed> {

@@ -410,6 +410,7 @@ impl Revoker {
             lists,
             pem: pem.clone(),
             version: hex::encode(digest::digest(&digest::SHA256, &pem)),
+            scope: self.times().scope,
         }));
         if let Some(feed) = self.0.feed.get() {
             feed.publish_bundle(TrustBundle {

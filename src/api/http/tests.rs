@@ -80,7 +80,7 @@ fn crls() -> Arc<CrlSet> {
         asked: None,
         imported: false,
     };
-    Arc::new(CrlSet { lists: vec![listed], pem, version: "def".into() })
+    Arc::new(CrlSet { lists: vec![listed], pem, version: "def".into(), scope: crate::x509::crl::Scope::default() })
 }
 
 /// An edge before a ledger of 300 records, all of them published.

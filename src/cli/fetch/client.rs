@@ -21,6 +21,7 @@ use crate::proto::envoy::extensions::transport_sockets::tls::v3::{Secret, secret
 use crate::proto::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
 use crate::proto::envoy::service::secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient;
 use crate::proto::google;
+use crate::x509::crl::Scope;
 
 /// The largest response that is read, in bytes: a bundle may carry large CRLs.
 const LARGEST_RESPONSE: usize = 64 << 20;
@@ -84,14 +85,14 @@ pub(crate) enum Content {
     /// PEM chain and PEM key.
     Certificate { chain: Vec<u8>, key: zeroize::Zeroizing<Vec<u8>> },
     /// PEM roots and PEM revocation lists, of which there may be none.
-    Bundle { pem: Vec<u8>, crl: Vec<u8> },
+    Bundle { pem: Vec<u8>, crl: Vec<u8>, scope: Scope },
 }
 
 impl std::fmt::Debug for Content {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Certificate { .. } => f.write_str("Certificate([secret])"),
-            Self::Bundle { pem, crl } => write!(f, "Bundle({} and {} bytes)", pem.len(), crl.len()),
+            Self::Bundle { pem, crl, .. } => write!(f, "Bundle({} and {} bytes)", pem.len(), crl.len()),
         }
     }
 }
@@ -166,11 +167,12 @@ fn content(bytes: &[u8], name: &str) -> Option<Content> {
             key: inline(certificate.private_key?)?.into(),
         }),
         Type::ValidationContext(context) => {
+            let scope = if context.only_verify_leaf_cert_crl { Scope::LeafOnly } else { Scope::WholeChain };
             let crl = match context.crl {
                 Some(crl) => inline(crl)?,
                 None => Vec::new(),
             };
-            Some(Content::Bundle { pem: inline(context.trusted_ca?)?, crl })
+            Some(Content::Bundle { pem: inline(context.trusted_ca?)?, crl, scope })
         }
     }
 }

@@ -10,13 +10,15 @@ use x509_parser::prelude::{
 };
 
 use super::set::SetError;
+use crate::x509::crl::Scope;
 
 /// The label of a revocation list.
 const LABEL: &str = "X509 CRL";
 
 /// That `lists` are revocation lists, that those of a root in `bundle` carry its signature, and that no root lacks its
-/// own: OpenSSL and Envoy refuse everyone below such a root. None at all is fine: then nobody looks.
-pub(super) fn check_lists(lists: &[u8], bundle: &[u8]) -> Result<(), SetError> {
+/// own: OpenSSL and Envoy refuse everyone below such a root, unless they were told to want the leaf's alone (`scope`). None
+/// at all is fine: then nobody looks.
+pub(super) fn check_lists(lists: &[u8], bundle: &[u8], scope: Scope) -> Result<(), SetError> {
     if lists.is_empty() {
         return Ok(());
     }
@@ -32,7 +34,7 @@ pub(super) fn check_lists(lists: &[u8], bundle: &[u8]) -> Result<(), SetError> {
     for root in &pems(bundle, "bundle")? {
         let Ok((_, root)) = X509Certificate::from_der(&root.contents) else { continue };
         let mut own = parsed.iter().filter(|list| is_of(list, &root)).peekable();
-        if own.peek().is_none() {
+        if own.peek().is_none() && scope == Scope::WholeChain {
             return Err(SetError::NoList(root.subject().to_string()));
         }
         if !own.all(|list| is_signed(list, root.public_key())) {
@@ -83,13 +85,14 @@ mod tests {
     fn lists_must_belong_to_the_roots() {
         let (one, two, other) = (Authority::named("one"), Authority::named("two"), Authority::named("one"));
         let (both, list) = (one.pem() + &two.pem(), |authority: &Authority| authority.list(&[3]));
-        let check = |lists: &str, bundle: &str| check_lists(lists.as_bytes(), bundle.as_bytes());
+        let check = |lists: &str, bundle: &str| check_lists(lists.as_bytes(), bundle.as_bytes(), Scope::WholeChain);
         assert_eq!(check("", &both), Ok(()));
         assert_eq!(check(&list(&one), &one.pem()), Ok(()));
         // That of an issuing CA, whose certificate is not in the bundle.
         assert_eq!(check(&(list(&one) + &list(&two)), &one.pem()), Ok(()));
         assert_eq!(check(&(list(&one) + &list(&two)), &both), Ok(()));
         assert_eq!(check(&list(&one), &both), Err(SetError::NoList("CN=two".to_owned())));
+        assert_eq!(check_lists(list(&one).as_bytes(), both.as_bytes(), Scope::LeafOnly), Ok(()));
         // The same name, another key.
         assert_eq!(check(&list(&other), &one.pem()), Err(SetError::NoList("CN=one".to_owned())));
         assert_eq!(check(&one.pem(), &one.pem()), Err(SetError::NotPem("revocation list")));
@@ -99,7 +102,7 @@ mod tests {
         forged[last] ^= 1;
         let mut pem = Vec::new();
         crate::x509::pem::encode(&mut pem, LABEL, &forged);
-        let said = check_lists(&pem, one.pem().as_bytes());
+        let said = check_lists(&pem, one.pem().as_bytes(), Scope::LeafOnly);
         assert_eq!(said, Err(SetError::ListSignature("CN=one".to_owned())));
     }
 }

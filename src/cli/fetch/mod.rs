@@ -37,6 +37,7 @@ use crate::cli::tls::Remote;
 use crate::clock::{Clock, rfc3339_seconds};
 use crate::entropy::Entropy;
 use crate::toml_reader::parse_span;
+use crate::x509::crl::Scope;
 
 /// The first and the longest wait before connecting anew; each is jittered over its whole length.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
@@ -239,7 +240,8 @@ impl Fetcher<'_> {
         let set = self.files.load(&self.args.name, &self.args.bundle_name)?;
         let now = self.clock.now();
         let leaf = check_certificate(&set.chain, &set.key, now).ok()?;
-        check_bundle(&set.bundle).and_then(|()| check_lists(&set.crl, &set.bundle)).ok()?;
+        // Whether each root must have a list was asked when they were written.
+        check_bundle(&set.bundle).and_then(|()| check_lists(&set.crl, &set.bundle, Scope::LeafOnly)).ok()?;
         // Who comes once does not stay for the renewal, so it asks for a new one as soon as that would be due.
         let past_half = now - leaf.not_before > (leaf.not_after - leaf.not_before) / 2;
         (!(self.args.once && past_half)).then_some(set)
@@ -359,7 +361,7 @@ impl Progress {
         args: &FetchArgs,
     ) -> Result<(), FetchError> {
         let checked = match &offer.content {
-            Some(Content::Bundle { pem, crl }) => check_bundle(pem).and_then(|()| check_lists(crl, pem)),
+            Some(Content::Bundle { pem, crl, scope }) => check_bundle(pem).and_then(|()| check_lists(crl, pem, *scope)),
             Some(Content::Certificate { .. }) | None => Err(SetError::Kind("bundle")),
         };
         if let Err(why) = checked {
@@ -385,7 +387,7 @@ impl Progress {
             _ => held.map(|held| (&held.chain, &held.key, &held.certificate_version))?,
         };
         let (bundle, crl, bundle_version) = match &self.bundle {
-            Some(Offer { version, content: Some(Content::Bundle { pem, crl }), .. }) => (pem, crl, version),
+            Some(Offer { version, content: Some(Content::Bundle { pem, crl, .. }), .. }) => (pem, crl, version),
             _ => held.map(|held| (&held.bundle, &held.crl, &held.bundle_version))?,
         };
         Some(Set {
