@@ -43,6 +43,7 @@ pub async fn authorities(
             }
         };
         tokio::select! {
+            biased;
             go_on = sleep_until(&clock, next, &stopping) => if !go_on { return },
             Ok(()) = policy.changed() => {}
             Some(order) = orders.recv() => keeper.carry_out(order).await,
@@ -62,6 +63,7 @@ pub async fn refusals(street: Street, clock: Clock, stopping: CancellationToken)
 /// Whether there is reason to go on.
 async fn sleep_until(clock: &Clock, at: OffsetDateTime, stopping: &CancellationToken) -> bool {
     tokio::select! {
+        biased;
         () = clock.sleep_until(at) => true,
         () = stopping.cancelled() => false,
     }

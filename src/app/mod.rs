@@ -18,7 +18,7 @@ pub mod projection;
 pub mod recover;
 pub mod reload;
 mod replace;
-mod snapshot;
+pub(crate) mod snapshot;
 pub mod sockets;
 mod state;
 mod summary;

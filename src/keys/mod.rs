@@ -17,6 +17,8 @@ pub mod leaf;
 pub mod memory;
 mod private;
 pub mod sealed;
+#[cfg(test)]
+pub(crate) mod simulated;
 
 /// Why a key could not be made or did not sign.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -185,6 +185,7 @@ impl LedgerReader {
                 return Err(failure);
             }
             tokio::select! {
+                biased;
                 changed = heads.changed() => changed.map_err(|_| LedgerError::Closed)?,
                 changed = health.changed() => changed.map_err(|_| LedgerError::Closed)?,
             }
