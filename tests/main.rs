@@ -30,6 +30,7 @@ mod probe;
 mod recover;
 mod reload;
 mod revocation;
+mod root;
 mod sds;
 mod secrets;
 mod service;

@@ -229,23 +229,35 @@ fn a_secret_id_that_is_used_up_is_refused_and_one_of_two_uses_is_enough_to_start
 }
 
 #[test]
-fn a_root_of_its_own_and_one_in_vault_do_not_mix() {
+fn another_upstream_in_the_configuration_changes_nothing_by_itself() {
     let Some(vault) = need("vault") else { return };
     let files = directory();
     let (_vault, mut chancery, _) = under_vault(&vault, files.path());
-    chancery.stop();
     let configuration = std::fs::read_to_string(chancery.scratch().join("chancery.toml")).unwrap();
-    let file = chancery.scratch().join("other.toml");
-    let without = configuration.split("[upstream.vault]").next().unwrap();
-    std::fs::write(&file, without).unwrap();
-    let start = |file: &Path| said(Command::new(program()).args(["server", "--config"]).arg(file));
-    start(&file).expect(1).expect_words(&["root 1 is the root of vault", "write [upstream.vault] again"]);
+    let without = configuration.split("[upstream.vault]").next().unwrap().to_owned();
+    let before = chancery.run(&["bundle", "show"]).expect(0).out;
+    chancery.stop();
+    chancery.configure(&without);
+    chancery.start();
+    assert_eq!(chancery.run(&["bundle", "show"]).expect(0).out, before);
+    assert_eq!(authorities(&chancery), active(&["issuing 1", "root 1", "intermediate 1"]));
+    let status = chancery.run(&["status"]).expect(0).out;
+    assert!(status.contains("root 1 is of vault") && status.contains("ca rotate root"), "{status}");
+    // What no upstream signs cannot be made.
+    chancery.run(&["ca", "rotate", "issuing"]).expect(1).expect_words(&["root 1 is the root of vault"]);
 
-    let mut own = Chancery::up();
+    let own = Chancery::with(options(without.clone()));
+    let before = own.run(&["bundle", "show"]).expect(0).out;
+    let mut own = own;
     own.stop();
-    let other = configuration.replace("data_dir = \"data\"", &format!("data_dir = \"{}\"", own.data().display()));
-    std::fs::write(&file, other.replace("\"web\"", "\"sds\"")).unwrap();
-    start(&file).expect(1).expect_words(&["root 1 is a root of this server's own"]);
+    own.configure(&configuration);
+    own.start();
+    assert_eq!(own.run(&["bundle", "show"]).expect(0).out, before);
+    let status = own.run(&["status"]).expect(0).out;
+    assert!(status.contains("root 1 is this server's own") && status.contains("ca rotate root"), "{status}");
+    // The next issuing CA is still its own root's.
+    own.run(&["ca", "rotate", "issuing"]).expect(0);
+    assert_eq!(own.run(&["bundle", "show"]).expect(0).out, before);
 }
 
 #[test]

@@ -225,6 +225,14 @@ const PLACES: &[Key] = &[
         "Too short: roots must be replaced in every client sooner. Too long: a stolen key is worth more.",
     ),
     key(
+        "ca.root",
+        "silent_wait",
+        "a span of time",
+        Derived("the longest lifetime in the policy and 5 minutes", "\"24h5m\""),
+        "How long a new root is in every bundle before it may take over, for the sake of whoever takes bundles and acknowledges nothing: over HTTP, by federation, in files. Those that acknowledge are waited for besides.",
+        "Too short: whoever looks less often refuses certificates under the new root until it looks again.",
+    ),
+    key(
         "ca.issuing",
         "key",
         "as `ca.root.key`",

@@ -101,6 +101,7 @@ fn http(table: &Table<'_, '_>) -> Option<HttpSettings> {
 fn ca(table: &Table<'_, '_>) -> CaSettings {
     let (defaults, profiles) = (CaSettings::default(), Profiles::builtin());
     let (above, below) = (table.table("root"), table.table("issuing"));
+    let silent_wait = above.span("silent_wait", Duration::ZERO..=DAY * 90);
     let (root, root_reads) = authority(&above, profiles.root(), defaults.root);
     let (issuing, issuing_reads) = authority(&below, profiles.issuing(), defaults.issuing);
     // Both levels hand over at 0.6 of their life; a root must then still outlive a whole issuing CA.
@@ -108,7 +109,7 @@ fn ca(table: &Table<'_, '_>) -> CaSettings {
         below.note("lifetime", &SettingError::IssuingTooLong { root: render_span(root.lifetime) });
     }
     table.done();
-    CaSettings { root, issuing }
+    CaSettings { root, issuing, silent_wait }
 }
 
 /// An authority's settings, and whether its lifetime is as written or as by default.

@@ -1,6 +1,7 @@
 //! Every bundle that the server knows, as one value that changes whole.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use aws_lc_rs::digest;
 
@@ -20,6 +21,9 @@ pub struct TrustBundle {
     pub crl_pem: Vec<u8>,
     /// Derived from the content, so that it is equal after a restart.
     pub version: String,
+    /// Key identifiers, hex, of the authorities that whoever holds it can verify a chain through: roots that are in it, and
+    /// CAs below them, each with its CRL.
+    pub covers: Arc<[String]>,
 }
 
 impl TrustBundle {
@@ -64,6 +68,12 @@ impl Bundles {
         }
     }
 
+    /// The versions that are sent for this domain now, alone and with all others.
+    pub(crate) fn versions(&self, domain: &TrustDomain) -> Vec<String> {
+        let own = self.by_domain.get(domain).map(|(_, payload)| payload);
+        own.into_iter().chain(&self.all).map(|payload| payload.version.to_string()).collect()
+    }
+
     /// The bundle of one domain.
     #[must_use]
     pub fn get(&self, domain: &TrustDomain) -> Option<&TrustBundle> {
@@ -80,7 +90,7 @@ mod tests {
         let pem = vec![content; 3];
         let version = hex::encode(digest::digest(&digest::SHA256, &pem));
         let trust_domain = TrustDomain::parse(&format!("d{domain}.example")).unwrap();
-        TrustBundle { trust_domain, pem, crl_pem: Vec::new(), version }
+        TrustBundle { trust_domain, pem, crl_pem: Vec::new(), version, covers: Arc::default() }
     }
 
     fn all(published: &[(usize, u8)]) -> (String, Vec<u8>) {

@@ -84,7 +84,6 @@ impl Feed {
         let stopping = self.0.tasks.stopping();
         self.0.tasks.spawn("forced rotation", async move {
             tokio::select! {
-                biased;
                 () = stopping.cancelled() => {}
                 () = all.collect() => {}
             }

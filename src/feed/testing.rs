@@ -48,6 +48,7 @@ pub(crate) fn bundle(pem: &str) -> TrustBundle {
         pem: pem.as_bytes().to_vec(),
         crl_pem: Vec::new(),
         version,
+        covers: Arc::default(),
     }
 }
 

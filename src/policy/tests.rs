@@ -301,8 +301,8 @@ fn a_mistake_is_told_once_and_as_what_it_is() {
 fn limits_are_reached_and_not_passed() {
     let one = rule("r", "uid = 1", "identity = \"spiffe://{trust_domain}/x\"");
     let padded = |length: usize| format!("{one}#{}", "x".repeat(length - one.len() - 1));
-    assert!(parse(&padded(parse::LARGEST_POLICY)).is_ok());
-    assert!(parse(&padded(parse::LARGEST_POLICY + 1)).is_err());
+    assert!(parse(&padded(LARGEST_POLICY)).is_ok());
+    assert!(parse(&padded(LARGEST_POLICY + 1)).is_err());
     // The longest id of a condition is the longest text of an identity.
     let path = "x".repeat(crate::identity::LONGEST_ID - "spiffe://example.org//1".len());
     let long = |uid: &str| {

@@ -390,6 +390,7 @@ impl Revoker {
         let pem: Bytes = lists.iter().flat_map(|listed| listed.crl.pem()).collect::<Vec<u8>>().into();
         let roots = authorities.trusted_roots_if(|key_id| book.lists.contains_key(&hex::encode(key_id)));
         let bundle = Bundle::new(self.0.trust_domain.clone(), roots).map_err(|why| why.to_string())?;
+        let covers: Arc<[String]> = lists.iter().map(|listed| listed.issuer_key_id.clone()).collect();
         let mut content = digest::Context::new(&digest::SHA256);
         content.update(bundle.version().as_bytes());
         content.update(&pem);
@@ -405,6 +406,7 @@ impl Revoker {
                 pem: bundle.pem(),
                 crl_pem: pem.to_vec(),
                 version: version.clone(),
+                covers,
             });
         }
         Ok(version)

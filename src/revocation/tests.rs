@@ -101,6 +101,7 @@ impl World {
             issuing_key: KeyAlgorithm::P256,
             issuing_lifetime: DAY * 90,
             longest_leaf: policy.longest_lifetime(),
+            silent_wait: None,
         };
         let parts = KeeperParts {
             keys,

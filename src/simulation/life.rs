@@ -26,9 +26,8 @@ enum End {
     Power,
 }
 
-/// Several lives and a clean one, then the whole ledger is verified; what was counted, and all that was done as one
-/// number.
-pub(super) fn whole(seed: u64, temper: Temper) -> (Counts, u64) {
+/// Several lives and a clean one, then the whole ledger is verified; what was counted.
+pub(super) fn whole(seed: u64, temper: Temper) -> Counts {
     let mut world = World::new(seed, temper);
     if world.is_broken(Break::DiskLies) {
         world.disk.lie();
@@ -43,14 +42,14 @@ pub(super) fn whole(seed: u64, temper: Temper) -> (Counts, u64) {
         world.disk.flip("tile/entries");
     }
     world.verifies();
-    let (trace, days) = (world.disk.trace(), (world.clock.now() - temper.start).whole_days());
+    let days = (world.clock.now() - temper.start).whole_days();
     let mut told = world.told();
     let counts = &mut told.counts;
     counts.count("identities", u64::from(temper.proxies));
     counts.count("days", u64::try_from(days).unwrap_or(0));
     counts.count("records", world.witness.records() as u64);
     counts.count("turned years", world.witness.logs() as u64 - 1);
-    (std::mem::take(counts), trace)
+    std::mem::take(counts)
 }
 
 /// What a world that is broken so suffers between two lives.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::breaks::{Break, Broken, Crooked};
 use super::proxies::Stream;
@@ -23,7 +23,7 @@ use crate::feed::{Feed, FeedLimits, SdsNames};
 use crate::identity::TrustDomain;
 use crate::keys::sealed::SealedStore;
 use crate::revocation::{CrlTimes, Revoker, RevokerParts};
-use crate::rotation;
+use crate::rotation::{self, evidence::Witness};
 use crate::secret::SecretBytes;
 use crate::store::embedded::Embedded;
 use crate::store::{Store, StoreError};
@@ -55,6 +55,20 @@ pub(super) struct Server {
 impl Server {
     pub(super) fn is_well(&self) -> bool {
         *self.ledger.health().borrow() == Health::Ok
+    }
+
+    /// Sets everything going that `app` runs beside what serves.
+    fn goes_on(&self, world: &World, keeper: Keeper, orders: mpsc::Receiver<Order>) {
+        let (clock, tasks, street) = (world.clock.clone(), self.tasks.clone(), self.street.clone());
+        let (feed, store, told) = (self.feed.clone(), Arc::clone(&self.store), watch::Sender::default());
+        let witness = Witness::new(feed, store, self.ledger.reader(), clock.clone(), told);
+        let refusals = rotation::refusals(street.clone(), clock.clone(), tasks.stopping());
+        self.tasks.spawn("rotation.refusals", refusals);
+        let parts = rotation::Parts { keeper, orders, street, witness, clock, tasks };
+        self.tasks.spawn("rotation.authorities", rotation::authorities(parts));
+        if !world.is_broken(Break::ListsNotKept) {
+            self.tasks.spawn("revocation.lists", self.revoker.clone().keep(self.tasks.stopping()));
+        }
     }
 
     /// As `app` ends: what serves, then counted refusals, then the ledger.
@@ -97,6 +111,7 @@ fn plan(longest_leaf: Duration) -> AuthorityPlan {
         issuing_key: KeyAlgorithm::Ed25519,
         issuing_lifetime: DAY * 30,
         longest_leaf,
+        silent_wait: None,
     }
 }
 
@@ -113,7 +128,6 @@ pub(super) async fn open(world: &World, process: &Process) -> Result<Server, Str
     let granted = world.told().granted.clone();
     let policy = world.policy(&granted);
     world.told().policies.insert(policy.hash_hex().to_owned(), granted);
-    let upstream = world.above.clone().map(|above| above as Arc<dyn Upstream>);
     let parts = KeeperParts {
         keys,
         ledger: ledger.clone(),
@@ -121,7 +135,7 @@ pub(super) async fn open(world: &World, process: &Process) -> Result<Server, Str
         entropy: entropy.clone(),
         recorder: recorder.clone(),
         plan: plan(policy.longest_lifetime()),
-        upstream: upstream.clone(),
+        upstream: upstream(world),
     };
     let (words, text) = (|failure: AuthorityError| failure.to_string(), |failure: StoreError| failure.to_string());
     let (live, rows) = (store.live(clock.now().unix_timestamp()).map_err(text)?, store.authorities().map_err(text)?);
@@ -135,19 +149,7 @@ pub(super) async fn open(world: &World, process: &Process) -> Result<Server, Str
         recorder: recorder.clone(),
         standing: Standing::default(),
     });
-    let revoker = Revoker::open(RevokerParts {
-        street: street.clone(),
-        ledger: ledger.clone(),
-        store: Arc::clone(&store),
-        clock: clock.clone(),
-        recorder: recorder.clone(),
-        tasks: tasks.clone(),
-        trust_domain: TrustDomain::parse("example.org").unwrap(),
-        directory: world.lists(),
-        times: CrlTimes::default(),
-        upstream,
-    })
-    .map_err(text)?;
+    let revoker = revoker(world, (&street, &ledger, &store), recorder.clone(), &tasks).map_err(text)?;
     keeper.publish_lists_with(Arc::new(revoker.clone()));
     keeper.establish().await.map_err(words)?;
     // As in `app`: what was published before holds until its end, and is tried again.
@@ -155,17 +157,11 @@ pub(super) async fn open(world: &World, process: &Process) -> Result<Server, Str
     projection.catch_up().map_err(|failure| failure.to_string())?;
     tasks.spawn("projection", projection.follow(clock.clone(), tasks.stopping()));
     ledger.set_snapshot_source(snapshot::source(street.clone(), clock.clone(), recorder.clone()));
-    let (orders, ordered) = mpsc::channel(acts::MOST_ORDERS);
-    let authorities = rotation::authorities(keeper, ordered, street.clone(), clock.clone(), tasks.stopping());
-    tasks.spawn("rotation.authorities", authorities);
-    tasks.spawn("rotation.refusals", rotation::refusals(street.clone(), clock, tasks.stopping()));
-    if !world.is_broken(Break::ListsNotKept) {
-        tasks.spawn("revocation.lists", revoker.clone().keep(tasks.stopping()));
-    }
     let feed = feed(world, &street, &store, &tasks);
+    let (orders, ordered) = mpsc::channel(acts::MOST_ORDERS);
     revoker.attach(feed.clone()).await;
     let (process, streams, arrived) = (process.clone(), Mutex::default(), Mutex::default());
-    Ok(Server {
+    let server = Server {
         process,
         street,
         revoker,
@@ -178,6 +174,32 @@ pub(super) async fn open(world: &World, process: &Process) -> Result<Server, Str
         arrived,
         tasks,
         ledger_tasks,
+    };
+    server.goes_on(world, keeper, ordered);
+    Ok(server)
+}
+
+fn upstream(world: &World) -> Option<Arc<dyn Upstream>> {
+    world.above.clone().map(|above| above as Arc<dyn Upstream>)
+}
+
+fn revoker(
+    world: &World,
+    (street, ledger, store): (&Street, &Ledger, &Arc<dyn Store>),
+    recorder: Recorder,
+    tasks: &Tasks,
+) -> Result<Revoker, StoreError> {
+    Revoker::open(RevokerParts {
+        street: street.clone(),
+        ledger: ledger.clone(),
+        store: Arc::clone(store),
+        clock: world.clock.clone(),
+        recorder,
+        tasks: tasks.clone(),
+        trust_domain: TrustDomain::parse("example.org").unwrap(),
+        directory: world.lists(),
+        times: CrlTimes::default(),
+        upstream: upstream(world),
     })
 }
 

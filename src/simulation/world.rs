@@ -79,8 +79,6 @@ pub(super) struct Temper {
     pub(super) acts: u32,
     /// The longest that one act lets pass.
     pub(super) longest: Duration,
-    /// Whether processes are killed between two awaits.
-    pub(super) kills: bool,
     pub(super) broken: Option<Break>,
 }
 
@@ -102,7 +100,7 @@ impl Temper {
     /// A small world without an upstream.
     pub(super) fn plain() -> Self {
         let start = datetime!(2026-11-23 12:00 UTC);
-        Self { proxies: 6, upstream: false, start, lives: 3, acts: 12, longest: HOUR * 80, kills: true, broken: None }
+        Self { proxies: 6, upstream: false, start, lives: 3, acts: 12, longest: HOUR * 80, broken: None }
     }
 }
 

@@ -179,6 +179,11 @@ impl Chancery {
         took
     }
 
+    /// Gives the next start of a `chancery server` another configuration file.
+    pub fn configure(&mut self, configuration: &str) {
+        self.options.configuration = Some(configuration.to_owned());
+    }
+
     /// The data directory.
     pub fn data(&self) -> PathBuf {
         self.directory.path().join("data")

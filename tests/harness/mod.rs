@@ -14,6 +14,7 @@ pub mod pair;
 pub mod policy;
 pub mod process;
 pub mod proxy;
+pub mod relay;
 pub mod sds;
 pub mod source;
 pub mod vault;

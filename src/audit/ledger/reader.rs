@@ -185,7 +185,6 @@ impl LedgerReader {
                 return Err(failure);
             }
             tokio::select! {
-                biased;
                 changed = heads.changed() => changed.map_err(|_| LedgerError::Closed)?,
                 changed = health.changed() => changed.map_err(|_| LedgerError::Closed)?,
             }

@@ -3,8 +3,8 @@
 //! What is always true: what was synced survives [`SimDisk::lose_power`]; of what was not, any part may. Each unsynced
 //! write is kept, torn at a sector or lost by itself; of the renames and removals in one directory a prefix is kept,
 //! so a file may have its new name and none of its bytes. Directories themselves are never lost. From the moment the
-//! power is off every operation fails and nothing changes. Operations are counted, whoever does them, and each leaves a
-//! mark in [`SimDisk::trace`]: two runs with the same trace did the same to the disk, byte for byte.
+//! power is off every operation fails and nothing changes. Operations are counted, whoever does them; whoever only looks
+//! ([`SimDisk::look_at`]) is not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -60,7 +60,6 @@ struct State {
     plan: Option<(u64, Fault)>,
     full: bool,
     hits: u64,
-    trace: u64,
     /// Syncs say that they were done, and do nothing: a disk that lies.
     lies: bool,
     /// Nothing fails and nothing is counted: somebody looks who is no part of what is simulated.
@@ -74,28 +73,11 @@ pub(crate) struct SimDisk {
     off: Arc<watch::Sender<bool>>,
 }
 
-/// What is done, to which path, with which bytes.
-type Op<'a> = (&'static str, &'a Path, &'a [u8]);
-
 fn gone() -> io::Error {
     io::Error::other("the power is off")
 }
 
-/// One step of FNV-1a over `bytes`.
-fn mix(trace: u64, bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .fold(trace ^ 0xcbf2_9ce4_8422_2325, |trace, byte| (trace ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
 impl State {
-    /// Notes what is done to which file; the directory that all of it lies in is another in each run.
-    fn mark(&mut self, what: &str, path: &Path, bytes: &[u8]) {
-        let inside = path.iter().skip_while(|part| *part != "ledger");
-        let trace = inside.fold(mix(self.trace, what.as_bytes()), |trace, part| mix(trace, part.as_encoded_bytes()));
-        self.trace = mix(trace, bytes);
-    }
-
     fn next(&mut self) -> u64 {
         self.last += 1;
         self.last
@@ -232,11 +214,6 @@ impl SimDisk {
         self.lock().lies = true;
     }
 
-    /// Everything that was done so far, as one number.
-    pub(crate) fn trace(&self) -> u64 {
-        self.lock().trace
-    }
-
     /// Whether there is no space now.
     pub(crate) fn is_full(&self) -> bool {
         self.lock().full
@@ -314,12 +291,7 @@ impl SimDisk {
         self.off.send_replace(false);
     }
 
-    fn run<T>(
-        &self,
-        (what, path, bytes): Op<'_>,
-        takes_space: bool,
-        operation: impl FnOnce(&mut State) -> io::Result<T>,
-    ) -> io::Result<T> {
+    fn run<T>(&self, takes_space: bool, operation: impl FnOnce(&mut State) -> io::Result<T>) -> io::Result<T> {
         let mut state = self.lock();
         if *self.off.borrow() {
             return Err(gone());
@@ -329,7 +301,6 @@ impl SimDisk {
         }
         let planned = state.plan.filter(|(at, _)| *at <= state.operations).map(|(_, fault)| fault);
         state.operations += 1;
-        state.mark(what, path, bytes);
         if planned.is_some() {
             state.plan = None;
             state.hits += 1;
@@ -356,14 +327,14 @@ impl SimDisk {
 
 impl Disk for SimDisk {
     fn make_dirs(&self, path: &Path) -> io::Result<()> {
-        self.run(("make_dirs", path, b""), true, |state| {
+        self.run(true, |state| {
             state.make_dirs(path);
             Ok(())
         })
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
-        self.run(("list", path, b""), false, |state| {
+        self.run(false, |state| {
             let all = state.names.keys().chain(state.directories.keys());
             let below = all.filter(|name| name.parent() == Some(path));
             let names = below.filter_map(|name| Some(name.file_name()?.to_str()?.to_owned()));
@@ -372,14 +343,14 @@ impl Disk for SimDisk {
     }
 
     fn read(&self, path: &Path) -> io::Result<Option<Vec<u8>>> {
-        self.run(("read", path, b""), false, |state| {
+        self.run(false, |state| {
             let number = state.names.get(path);
             Ok(number.and_then(|number| state.nodes.get(number)).map(|node| node.now.clone()))
         })
     }
 
     fn put(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        self.run(("put", path, bytes), true, |state| {
+        self.run(true, |state| {
             state.create(path, bytes);
             Ok(())
         })
@@ -390,7 +361,7 @@ impl Disk for SimDisk {
     }
 
     fn sync_file(&self, path: &Path) -> io::Result<()> {
-        self.run(("sync_file", path, b""), false, |state| {
+        self.run(false, |state| {
             let number = state.node(path)?;
             state.sync_node(number);
             Ok(())
@@ -398,14 +369,14 @@ impl Disk for SimDisk {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.run(("sync_dir", path, b""), false, |state| {
+        self.run(false, |state| {
             state.sync_dir(path);
             Ok(())
         })
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.run(("rename", from, b""), false, |state| {
+        self.run(false, |state| {
             let number = state.node(from)?;
             let change = Change::Rename(from.to_owned(), to.to_owned(), number);
             state.names.remove(from);
@@ -416,7 +387,7 @@ impl Disk for SimDisk {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        self.run(("remove", path, b""), false, |state| {
+        self.run(false, |state| {
             state.names.retain(|name, _| !name.starts_with(path));
             state.directories.retain(|name, _| !name.starts_with(path));
             state.changes.push(Change::Remove(path.to_owned()));
@@ -425,7 +396,7 @@ impl Disk for SimDisk {
     }
 
     fn allocate(&self, path: &Path, length: u64, content: &[u8], _zeroed: bool) -> io::Result<()> {
-        self.run(("allocate", path, content), true, |state| {
+        self.run(true, |state| {
             let mut bytes = content.to_vec();
             bytes.resize(usize::try_from(length).map_err(io::Error::other)?, 0);
             let number = state.create(path, &bytes);
@@ -436,12 +407,12 @@ impl Disk for SimDisk {
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        let number = self.run(("open", path, b""), false, |state| state.node(path))?;
+        let number = self.run(false, |state| state.node(path))?;
         Ok(Box::new(SimFile { disk: self.clone(), number }))
     }
 
     fn identity(&self, path: &Path) -> io::Result<Identity> {
-        self.run(("identity", path, b""), false, |state| {
+        self.run(false, |state| {
             let found = state.names.get(path).or_else(|| state.directories.get(path)).copied();
             found.map(|number| (1, number)).ok_or_else(|| io::ErrorKind::NotFound.into())
         })
@@ -455,7 +426,7 @@ struct SimFile {
 
 impl DiskFile for SimFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.disk.run(("write_at", Path::new(""), bytes), false, |state| {
+        self.disk.run(false, |state| {
             let offset = usize::try_from(offset).map_err(io::Error::other)?;
             let node = state.nodes.get_mut(&self.number).ok_or(io::ErrorKind::NotFound)?;
             put(&mut node.now, offset, bytes);
@@ -465,13 +436,13 @@ impl DiskFile for SimFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.disk.run(("sync", Path::new(""), b""), false, |state| {
+        self.disk.run(false, |state| {
             state.sync_node(self.number);
             Ok(())
         })
     }
 
     fn identity(&self) -> io::Result<Identity> {
-        self.disk.run(("identity", Path::new(""), b""), false, |_| Ok((1, self.number)))
+        self.disk.run(false, |_| Ok((1, self.number)))
     }
 }

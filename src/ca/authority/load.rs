@@ -33,7 +33,10 @@ impl Keeper {
         if key.as_ref().is_some_and(|key| key.spki_der() != issuer.key().spki_der()) {
             return Err(AuthorityError::OtherKey { name: row.name.clone() });
         }
-        Ok(Some(Authority { name, state, since, issuer, key, upstream: row.upstream.clone(), last_before: None }))
+        let published = row.published.as_deref().map(parse_rfc3339).transpose();
+        let published = published.map_err(|_| record(&row.name, "its time cannot be read"))?;
+        let upstream = row.upstream.clone();
+        Ok(Some(Authority { name, state, since, issuer, key, upstream, published, last_before: None }))
     }
 }
 

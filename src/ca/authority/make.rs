@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tracing::info;
 
-use super::{AuthorityError, Keeper};
+use super::above::Above;
+use super::{AuthorityError, Keeper, record};
 use crate::audit::event::{Action, AuthorityFacts};
 use crate::ca::sign::SigningKey;
 use crate::ca::slot::{Authority, Level, Name, State, word};
@@ -16,18 +17,38 @@ use crate::x509::profile::{AuthorityProfile, Profiles};
 use crate::x509::{Serial, SubjectKey};
 
 impl Keeper {
-    /// Steps 1 to 3: key, record, certificate.
+    /// Steps 1 to 3: a root of our own, or the next issuing CA under the root that is active.
     pub(super) async fn prepare(&mut self, level: Level) -> Result<Name, AuthorityError> {
-        if let Some(upstream) = self.parts.upstream.clone().filter(|_| level == Level::Issuing) {
-            return self.prepare_under(&*upstream).await;
+        match (level, self.authorities().active_root(), self.parts.upstream.clone()) {
+            (Level::Root, _, _) => self.prepare_own(level, None).await,
+            (Level::Intermediate | Level::Issuing, Some(root), _) => self.prepare_below(&root).await,
+            (Level::Intermediate | Level::Issuing, None, Some(upstream)) => {
+                self.prepare_under(&*upstream, Above::New).await
+            }
+            (Level::Intermediate | Level::Issuing, None, None) => Err(record("the root", "it vanished")),
         }
+    }
+
+    /// Steps 1 to 3: an issuing CA under `root`, by whoever has its key.
+    pub(super) async fn prepare_below(&mut self, root: &Arc<Authority>) -> Result<Name, AuthorityError> {
+        match (root.key.is_some(), self.parts.upstream.clone()) {
+            (true, _) => self.prepare_own(Level::Issuing, Some(Arc::clone(root))).await,
+            (false, Some(upstream)) => self.prepare_under(&*upstream, Above::Known(root.name)).await,
+            (false, None) => {
+                let (name, upstream) = (root.name.to_string(), root.upstream.clone().unwrap_or_default());
+                Err(AuthorityError::NoUpstream { name, upstream })
+            }
+        }
+    }
+
+    /// Steps 1 to 3: key, record, certificate, under `parent` or by itself.
+    async fn prepare_own(&mut self, level: Level, parent: Option<Arc<Authority>>) -> Result<Name, AuthorityError> {
         let name = self.next_name(level)?;
         let (algorithm, lifetime) = match level {
             Level::Root => (self.parts.plan.root_key, self.parts.plan.root_lifetime),
             Level::Intermediate | Level::Issuing => (self.parts.plan.issuing_key, self.parts.plan.issuing_lifetime),
         };
         let key = SigningKey::new(self.parts.keys.generate(&name.key_file(), algorithm)?);
-        let parent = self.authorities().active_root().filter(|_| level == Level::Issuing);
         let draft = self.draft(name, &key, lifetime, parent.as_deref())?;
         let facts = asked_for(name, key_id(&key)?, None);
         let event = self.event(Action::CaPrepare, facts, |event| event.certificate = Some(draft.facts().clone()));
@@ -39,7 +60,16 @@ impl Keeper {
         };
         let issuer = Arc::new(Issuer::from_der(issuance.signed.der().to_vec(), Vec::new())?);
         let (state, since) = (State::Prepared, self.parts.clock.now());
-        let authority = Authority { name, state, since, issuer, key: Some(key), upstream: None, last_before: None };
+        let authority = Authority {
+            name,
+            state,
+            since,
+            issuer,
+            key: Some(key),
+            upstream: None,
+            published: None,
+            last_before: None,
+        };
         let event = self.event(Action::CertificateSigned, authority.facts(State::Prepared), |event| {
             event.refers_to = Some(issuance.position.to_string());
             event.certificate = Some(issuance.signed.facts().clone());
