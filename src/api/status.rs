@@ -124,7 +124,11 @@ pub fn of_revoke(why: &RevokeError) -> Status {
         RevokeError::Ledger(ledger) => Status::new(of_ledger(ledger).code(), why.to_string()),
         RevokeError::Partly { source, .. } => Status::new(of_ledger(source).code(), why.to_string()),
         RevokeError::Store(_) => Status::internal(why.to_string()),
-        RevokeError::Behind | RevokeError::Interrupted | RevokeError::Sign(_) => Status::unavailable(why.to_string()),
+        RevokeError::Behind
+        | RevokeError::Interrupted
+        | RevokeError::Sign(_)
+        | RevokeError::Upstream(_)
+        | RevokeError::NotListed { .. } => Status::unavailable(why.to_string()),
     }
 }
 

@@ -37,8 +37,7 @@ use crate::store::embedded::{Embedded, Opened};
 use crate::store::{Store, StoreError};
 use crate::tasks::Tasks;
 use crate::telemetry::{Measured, Metrics};
-use crate::upstream::Upstream;
-use crate::upstream::vault::Vault;
+use crate::upstream::{Upstream, UpstreamSettings};
 
 /// The sealed file of the ledger's signing key.
 pub(super) const LEDGER_KEY: &str = "ledger-1";
@@ -333,7 +332,7 @@ fn holds_nothing(ledger: &Path) -> bool {
 
 /// Who signs the issuing CA, where that is not a root of our own.
 pub(super) fn upstream(settings: &Settings) -> Option<Arc<dyn Upstream>> {
-    settings.upstream.clone().map(|vault| Arc::new(Vault::new(vault)) as Arc<dyn Upstream>)
+    settings.upstream.clone().map(UpstreamSettings::build)
 }
 
 fn plan(settings: &Settings, policy: &Policy) -> AuthorityPlan {
@@ -344,6 +343,7 @@ fn plan(settings: &Settings, policy: &Policy) -> AuthorityPlan {
         issuing_key: settings.ca.issuing.key,
         issuing_lifetime: settings.ca.issuing.lifetime,
         longest_leaf: policy.longest_lifetime(),
+        crl_scope: settings.crl.scope,
         silent_wait: settings.ca.silent_wait,
     }
 }

@@ -37,11 +37,14 @@ use crate::policy::schedule::{AuthoritySlot, AuthorityTimes, Due, Evidence, TooS
 use crate::store::{AuthorityRow, LiveCount};
 use crate::upstream::Upstream;
 use crate::x509::KeyAlgorithm;
+use crate::x509::crl::Scope;
 
 mod above;
+mod held;
 mod load;
 mod make;
 mod received;
+mod unanswered;
 
 use above::Pending;
 pub use above::another_upstream;
@@ -69,6 +72,8 @@ pub struct AuthorityPlan {
     pub issuing_lifetime: Duration,
     /// The longest life of a leaf that policy may grant: an issuing CA is replaced while it can still outlive one.
     pub longest_leaf: Duration,
+    /// Of which CAs of a chain a CRL is needed: those must be able to sign one.
+    pub crl_scope: Scope,
     /// How long a new root waits for whoever acknowledges nothing; the longest leaf and a look at the bundle where absent.
     pub silent_wait: Option<Duration>,
 }
@@ -109,6 +114,8 @@ pub struct Keeper {
     last_issuing: u32,
     /// What the upstream was asked and did not sign yet.
     pending: Option<Pending>,
+    /// What was asked for before this run and has no certificate, oldest first.
+    unanswered: Vec<AuthorityRow>,
     current: watch::Sender<Arc<Authorities>>,
     lists: Option<Arc<dyn Lists>>,
     /// What is known of the root that is to be next.
@@ -136,17 +143,22 @@ impl Keeper {
             last_intermediate: 0,
             last_issuing: 0,
             pending: None,
+            unanswered: Vec::new(),
             current: watch::Sender::default(),
             lists: None,
             evidence: None,
             acting: None,
         };
         let mut all: Vec<Arc<Authority>> = Vec::new();
+        let held = keeper.held_key();
         for row in rows {
             let name: Name = row.name.parse().map_err(|_| record(&row.name, "its name has another form"))?;
             let last = keeper.last(name.level);
             *last = name.number.max(*last);
-            if let Some(mut authority) = keeper.load(name, row, rows)? {
+            if unanswered::is_unanswered(name, row) {
+                keeper.unanswered.push(row.clone());
+            }
+            if let Some(mut authority) = keeper.load(name, row, rows, held.as_ref())? {
                 let last = live.get(&row.key_id).and_then(|count| count.last_minute);
                 authority.last_before = last.and_then(end_of_minute);
                 all.push(Arc::new(authority));
@@ -179,6 +191,7 @@ impl Keeper {
     pub async fn establish(&mut self) -> Result<Vec<Name>, AuthorityError> {
         let mut made = Vec::new();
         let now = self.parts.clock.now();
+        self.clear_unanswered().await?;
         // Where an upstream signs, its CAs come with the issuing CA's certificate.
         let comes_along = self.parts.upstream.is_some() && self.authorities().active_root().is_none();
         let levels: &[Level] = if comes_along { &[Level::Issuing] } else { &[Level::Root, Level::Issuing] };

@@ -119,6 +119,7 @@ impl World {
             issuing_key: KeyAlgorithm::P256,
             issuing_lifetime: self.issuing_lifetime,
             longest_leaf: policy.longest_lifetime(),
+            crl_scope: crate::x509::crl::Scope::default(),
             silent_wait: None,
         };
         let parts = KeeperParts {

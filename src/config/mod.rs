@@ -28,7 +28,7 @@ use crate::identity::TrustDomain;
 use crate::policy::ADMIN_SOCKET;
 use crate::revocation::CrlTimes;
 use crate::toml_reader::{Mistake, Mistakes};
-use crate::upstream::vault::VaultSettings;
+use crate::upstream::UpstreamSettings;
 use crate::x509::KeyAlgorithm;
 
 pub use key::{Key, Presence};
@@ -76,7 +76,7 @@ pub struct Settings {
     /// The ledger.
     pub ledger: LedgerSettings,
     /// The authority above the issuing CA; a root of this server's own where there is none.
-    pub upstream: Option<VaultSettings>,
+    pub upstream: Option<UpstreamSettings>,
     /// Bounds.
     pub limits: Limits,
     /// The log for operators.

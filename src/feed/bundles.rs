@@ -8,6 +8,7 @@ use aws_lc_rs::digest;
 use crate::feed::names::SecretRef;
 use crate::feed::payload::Payload;
 use crate::identity::TrustDomain;
+use crate::x509::crl::Scope;
 
 /// The roots of one trust domain and the CRLs that go with them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,9 +17,11 @@ pub struct TrustBundle {
     pub trust_domain: TrustDomain,
     /// PEM: the roots in a stable order.
     pub pem: Vec<u8>,
-    /// PEM: the CRL of every authority, or nothing. Never only some: a verifier that has CRLs wants one of each CA of a
-    /// chain.
+    /// PEM: the CRL of every authority, or nothing. Only some with [`Scope::LeafOnly`] alone: a verifier that has CRLs
+    /// wants one of each CA of a chain.
     pub crl_pem: Vec<u8>,
+    /// Of which CAs of a chain a CRL is wanted. With [`Scope::LeafOnly`] `crl_pem` may have only some.
+    pub crl_scope: Scope,
     /// Derived from the content, so that it is equal after a restart.
     pub version: String,
     /// Key identifiers, hex, of the authorities that whoever holds it can verify a chain through: roots that are in it, and
@@ -27,9 +30,12 @@ pub struct TrustBundle {
 }
 
 impl TrustBundle {
-    /// Roots and CRLs as one text.
+    /// Roots and CRLs as one text, for a validator that cannot be told to want the leaf's alone.
     fn with_crls(&self) -> Vec<u8> {
-        [self.pem.as_slice(), &self.crl_pem].concat()
+        match self.crl_scope {
+            Scope::WholeChain => [self.pem.as_slice(), &self.crl_pem].concat(),
+            Scope::LeafOnly => self.pem.clone(),
+        }
     }
 }
 
@@ -45,7 +51,7 @@ impl Bundles {
     #[must_use]
     pub(crate) fn with(&self, bundle: TrustBundle) -> Self {
         let mut by_domain = self.by_domain.clone();
-        let payload = Payload::bundle(&bundle.version, &bundle.pem, &bundle.crl_pem);
+        let payload = Payload::bundle(&bundle.version, &bundle.pem, &bundle.crl_pem, bundle.crl_scope);
         by_domain.insert(bundle.trust_domain.clone(), (bundle, payload));
         // The map is sorted, so equal content gives equal bytes and an equal version.
         let mut content = digest::Context::new(&digest::SHA256);
@@ -90,7 +96,14 @@ mod tests {
         let pem = vec![content; 3];
         let version = hex::encode(digest::digest(&digest::SHA256, &pem));
         let trust_domain = TrustDomain::parse(&format!("d{domain}.example")).unwrap();
-        TrustBundle { trust_domain, pem, crl_pem: Vec::new(), version, covers: Arc::default() }
+        TrustBundle {
+            trust_domain,
+            pem,
+            crl_pem: Vec::new(),
+            version,
+            covers: Arc::default(),
+            crl_scope: Default::default(),
+        }
     }
 
     fn all(published: &[(usize, u8)]) -> (String, Vec<u8>) {

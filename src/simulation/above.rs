@@ -162,6 +162,10 @@ impl Upstream for Above {
         Box::pin(self.answers("sign", answer))
     }
 
+    fn revoke<'a>(&'a self, _: &'a Serial) -> BoxFuture<'a, Result<(), UpstreamError>> {
+        Box::pin(self.answers("revoke", || ()))
+    }
+
     fn crls(&self) -> BoxFuture<'_, Result<Vec<Vec<u8>>, UpstreamError>> {
         let answer = move || {
             let now = self.clock.now();

@@ -181,14 +181,14 @@ impl Crooked {
         let serial = Serial::random(&self.chance);
         let draft = Draft::leaf(grant, key.subject_key(), &issuer, serial, self.clock.now()).unwrap();
         let der = signed(draft, &signer);
-        Certificate { chain_pem: pem::certificates([der.as_slice(), issuer.der()].into_iter()), ..certificate }
+        Certificate { chain_pem: pem::certificates([der.as_slice(), issuer.der()]), ..certificate }
     }
 
     /// The same leaf under an issuer that ends within hours.
     fn under_a_short_issuer(&self, certificate: Certificate) -> Certificate {
         let (issuer, _) = self.forger(Duration::from_secs(7 * 3_600));
         let leaf = pem::decode(&certificate.chain_pem).unwrap().remove(0).der;
-        Certificate { chain_pem: pem::certificates([leaf.as_slice(), issuer.der()].into_iter()), ..certificate }
+        Certificate { chain_pem: pem::certificates([leaf.as_slice(), issuer.der()]), ..certificate }
     }
 
     fn twisted(&self, mut certificate: Certificate) -> Certificate {

@@ -31,6 +31,7 @@ use crate::tasks::Tasks;
 use crate::tasks::simulated::Process;
 use crate::upstream::Upstream;
 use crate::x509::KeyAlgorithm;
+use crate::x509::crl::Scope;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -111,6 +112,7 @@ fn plan(longest_leaf: Duration) -> AuthorityPlan {
         issuing_key: KeyAlgorithm::Ed25519,
         issuing_lifetime: DAY * 30,
         longest_leaf,
+        crl_scope: Scope::default(),
         silent_wait: None,
     }
 }

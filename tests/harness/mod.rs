@@ -10,6 +10,7 @@ pub mod http;
 pub mod ledger;
 pub mod load;
 pub mod mtls;
+pub mod openssl;
 pub mod pair;
 pub mod policy;
 pub mod process;

@@ -4,19 +4,20 @@
 //!
 //! 1. the sealed key is written;
 //! 2. `ca.prepare` is recorded with that key's identifier, which is what the request for it costs. While the upstream does
-//!    not sign, the same request is shown again and again; a restart makes another one, under the next number;
+//!    not sign, the same key is shown again and again, over restarts too (`unanswered`);
 //! 3. what comes back is checked, and the root must be the one that is trusted already, or, where an operator moves to
 //!    another ([`super::root`]), one that is not in use yet;
 //! 4. `ca.prepare` of each CA above that is new here, then of ours again, with its certificate. From here on it is prepared;
 //! 5. their CRLs are fetched and published, then each is activated, ours last; under a new root not before that one is.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{info, warn};
 
 use super::make::asked_for;
 use super::received::{self, Received};
-use super::{AuthorityError, Keeper};
+use super::{AuthorityError, AuthorityPlan, Keeper};
 use crate::audit::event::Action;
 use crate::audit::ledger::Position;
 use crate::ca::sign::SigningKey;
@@ -24,6 +25,7 @@ use crate::ca::slot::{Authorities, Authority, Level, Name, State, word};
 use crate::clock::rfc3339_seconds;
 use crate::upstream::{CaRequest, Upstream};
 use crate::x509::SubjectKey;
+use crate::x509::chain::Issuer;
 use crate::x509::draft::RequestDraft;
 
 /// Which root the upstream is to stand under.
@@ -38,10 +40,10 @@ pub(super) enum Above {
 /// A request that the upstream did not answer yet.
 #[derive(Debug)]
 pub(super) struct Pending {
-    name: Name,
+    pub(super) name: Name,
     key: SigningKey,
     /// Of that key, hex.
-    key_id: String,
+    pub(super) key_id: String,
     common_name: String,
     csr: Vec<u8>,
     position: Position,
@@ -64,6 +66,9 @@ impl Keeper {
         upstream: &dyn Upstream,
         above: Above,
     ) -> Result<Name, AuthorityError> {
+        if let Some(held) = upstream.held()? {
+            return self.prepare_held(held, upstream.name(), above).await;
+        }
         let pending = match self.pending.take() {
             Some(pending) => pending,
             None => self.request(upstream.name()).await?,
@@ -79,8 +84,14 @@ impl Keeper {
 
     /// Steps 1 and 2: key and record, then the request.
     async fn request(&mut self, upstream: &str) -> Result<Pending, AuthorityError> {
-        let name = self.next_name(Level::Issuing)?;
-        let key = SigningKey::new(self.parts.keys.generate(&name.key_file(), self.parts.plan.issuing_key)?);
+        let (name, key) = match self.resumed(upstream)? {
+            Some(before) => before,
+            None => {
+                let name = self.next_name(Level::Issuing)?;
+                let key = self.parts.keys.generate(&name.key_file(), self.parts.plan.issuing_key)?;
+                (name, SigningKey::new(key))
+            }
+        };
         let common_name = self.common_name(name);
         let subject = SubjectKey::from_spki(key.spki_der().to_vec())?;
         let draft = RequestDraft::new(&common_name, &self.parts.plan.trust_domain, subject)?;
@@ -103,8 +114,9 @@ impl Keeper {
         let Pending { key, key_id, common_name, csr, .. } = pending;
         let lifetime = self.parts.plan.issuing_lifetime;
         let chain = upstream.sign(CaRequest { csr, key_id, common_name, lifetime }).await?;
-        let (now, least) = (self.parts.clock.now(), self.parts.plan.longest_leaf * 2);
-        let received = received::check(chain, key.spki_der(), &self.parts.plan.trust_domain, least, now)
+        let (now, least) = (self.parts.clock.now(), self.least());
+        let AuthorityPlan { trust_domain, crl_scope, .. } = &self.parts.plan;
+        let received = received::check(chain, key.spki_der(), trust_domain, least, *crl_scope, now)
             .map_err(|source| AuthorityError::Received { upstream: upstream.name().to_owned(), source })?;
         if received.issuer.not_after() - now < lifetime - lifetime / 10 {
             let not_after = rfc3339_seconds(received.issuer.not_after());
@@ -113,15 +125,15 @@ impl Keeper {
                 not_after, "the upstream cut the issuing CA's life: it rolls over earlier"
             );
         }
-        self.check_root(&received, upstream.name(), above)?;
-        self.adopt(&received, upstream.name()).await?;
+        self.check_root(&received.above, upstream.name(), above)?;
+        self.adopt(&received.above, upstream.name(), None).await?;
         Ok(received)
     }
 
     /// Step 3, the last part: the root is the one that was meant.
-    fn check_root(&self, received: &Received, upstream: &str, above: Above) -> Result<(), AuthorityError> {
+    pub(super) fn check_root(&self, chain: &[Arc<Issuer>], upstream: &str, above: Above) -> Result<(), AuthorityError> {
         let authorities = self.authorities();
-        let Some(root) = received.above.last() else { return Ok(()) };
+        let Some(root) = chain.last() else { return Ok(()) };
         let known = authorities.at(Level::Root).find(|known| known.issuer().der() == root.der());
         let is_meant = match (above, known) {
             (Above::Known(name), Some(known)) => known.name == name,
@@ -147,9 +159,19 @@ impl Keeper {
         Err(AuthorityError::OtherRoot { upstream: upstream.to_owned(), found, here })
     }
 
-    /// Step 4, for those above: root first.
-    async fn adopt(&mut self, received: &Received, upstream: &str) -> Result<(), AuthorityError> {
-        for ca in received.above.iter().rev() {
+    /// The least that an issuing CA must live for to be of use.
+    pub(super) fn least(&self) -> Duration {
+        self.parts.plan.longest_leaf * 2
+    }
+
+    /// Step 4, for those above: root first. `held` is the key of one of them that lies here.
+    pub(super) async fn adopt(
+        &mut self,
+        above: &[Arc<Issuer>],
+        upstream: &str,
+        held: Option<&SigningKey>,
+    ) -> Result<(), AuthorityError> {
+        for ca in above.iter().rev() {
             let known = self.authorities().iter().any(|known| known.issuer().der() == ca.der());
             if known {
                 continue;
@@ -160,8 +182,8 @@ impl Keeper {
             let name = Name { level, number: *last };
             let issuer = Arc::clone(ca);
             let (state, since, upstream) = (State::Prepared, self.parts.clock.now(), Some(upstream.to_owned()));
-            let authority =
-                Authority { name, state, since, issuer, key: None, upstream, published: None, last_before: None };
+            let key = held.filter(|held| held.spki_der() == issuer.key().spki_der()).cloned();
+            let authority = Authority { name, state, since, issuer, key, upstream, published: None, last_before: None };
             let facts = received::facts(ca, word(level))?;
             let event = self.event(Action::CaPrepare, authority.facts(state), |event| event.certificate = Some(facts));
             self.parts.ledger.append(event).await?;
@@ -208,7 +230,8 @@ impl Keeper {
         let Some(authority) = authorities.iter().find(|one| one.name == name) else { return Ok(()) };
         let comes_along = authorities.active_root().is_none();
         let waits = |ca: &Arc<Authority>| {
-            ca.key().is_none() && ca.state() == State::Prepared && (comes_along || ca.name.level != Level::Root)
+            let is_between = ca.name.level == Level::Intermediate || (comes_along && ca.name.level == Level::Root);
+            ca.upstream().is_some() && ca.state() == State::Prepared && is_between
         };
         let above: Vec<Name> =
             authorities.chain_of(authority).iter().filter(|ca| waits(ca)).map(|ca| ca.name).collect();

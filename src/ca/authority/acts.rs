@@ -228,7 +228,7 @@ impl Keeper {
             return Ok(());
         }
         // Never one that was prepared or asked for before: its key lay where the stolen one lay.
-        self.pending = None;
+        self.abandon_requests().await?;
         let successor = self.prepare(Level::Issuing).await?;
         self.publish_lists().await?;
         self.activate_above(successor).await?;

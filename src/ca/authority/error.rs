@@ -76,6 +76,18 @@ pub enum AuthorityError {
         #[source]
         source: ReceivedError,
     },
+    /// The upstream's CA cannot have one below it, and is the issuing CA that is in use already.
+    #[error(
+        "{upstream} holds {name} still, which has no room for a CA below it: put the next CA with its key there before {not_after}"
+    )]
+    SameCa {
+        /// Who.
+        upstream: String,
+        /// Which.
+        name: String,
+        /// Its end.
+        not_after: String,
+    },
     /// An upstream that stands under another root.
     #[error(
         "{upstream} now signs under another root ({found}) than the one that is trusted here ({here}): nothing was changed. If nobody meant that, look for an intruder and put the old issuer back; to move to it: chancery ca rotate root"
@@ -108,7 +120,7 @@ pub enum AuthorityError {
     },
     /// The root is an upstream's, and none is configured.
     #[error(
-        "{name} is the root of {upstream}, which the next issuing CA needs: write [upstream.vault] again, or move to a root of this server's own: chancery ca rotate root"
+        "{name} is the root of {upstream}, which the next issuing CA needs: write its table under [upstream] again, or move to a root of this server's own: chancery ca rotate root"
     )]
     NoUpstream {
         /// The root.

@@ -56,7 +56,7 @@ pub fn slots(authorities: &Authorities, longest_leaf: Duration) -> Vec<RootSlot<
     let slot = |root: &Arc<Authority>| RootSlot {
         key: root.name,
         state: root.state,
-        ours: root.key.is_some(),
+        ours: root.key.is_some() && root.upstream.is_none(),
         not_before: root.issuer.not_before(),
         not_after: root.issuer.not_after(),
         published: root.published,
