@@ -4,8 +4,6 @@
 //! pass in milliseconds in tests: its sleepers wake when [`ManualClock::advance`] passes them. Wall time decides about
 //! certificates, monotonic time about waits and rates; the two never mix. Nothing here formats for people.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,8 +14,6 @@ use tokio::sync::watch;
 /// The longest a sleeper trusts the monotonic clock before it looks at the wall clock again, so that a jump of the
 /// wall clock (suspend, NTP step) delays or hastens a renewal by no more than this.
 const LONGEST_NAP: Duration = Duration::from_secs(20);
-
-type Nap = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A handle on time; cheap to clone.
 #[derive(Clone)]
@@ -82,34 +78,38 @@ impl Clock {
 
     /// Returns at or soon after the wall time `at`; at once when it has passed.
     pub async fn sleep_until(&self, at: OffsetDateTime) {
-        loop {
-            let Ok(left) = Duration::try_from(at - self.now()) else { return };
-            if left.is_zero() {
-                return;
-            }
-            self.nap(left.min(LONGEST_NAP)).await;
-        }
+        let left = || Duration::try_from(at - self.now()).ok().map(|left| left.min(LONGEST_NAP));
+        self.nap_while(left).await;
     }
 
     /// Returns after `span` of monotonic time.
     pub async fn sleep(&self, span: Duration) {
         let until = self.monotonic() + span;
-        while let Some(left) = until.checked_sub(self.monotonic()).filter(|left| !left.is_zero()) {
-            self.nap(left).await;
-        }
+        self.nap_while(|| until.checked_sub(self.monotonic())).await;
     }
 
-    fn nap(&self, at_most: Duration) -> Nap {
+    /// Waits for as long as `left` says that there is time left.
+    async fn nap_while(&self, left: impl Fn() -> Option<Duration>) {
+        let left = || left().filter(|left| !left.is_zero());
         match &*self.0 {
-            Source::System { .. } => Box::pin(tokio::time::sleep(at_most)),
+            Source::System { .. } => {
+                while let Some(left) = left() {
+                    tokio::time::sleep(left).await;
+                }
+            }
             Source::Manual { changed, .. } => {
                 let mut changed = changed.clone();
-                Box::pin(async move {
+                loop {
+                    // Before looking, so that no move of the hands is missed.
+                    changed.mark_unchanged();
+                    if left().is_none() {
+                        return;
+                    }
                     if changed.changed().await.is_err() {
                         // The owner of the manual clock is gone: time will never move again.
                         std::future::pending::<()>().await;
                     }
-                })
+                }
             }
         }
     }
@@ -204,6 +204,11 @@ mod tests {
         let ((), hands) = tokio::join!(waiting, moving);
         assert_eq!(clock.now(), due);
         assert_eq!(clock.monotonic(), Duration::from_secs(86_400));
+        // A sleeper that began after the hands moved rests until they move again.
+        let mut sleeping = std::pin::pin!(clock.sleep(Duration::from_secs(60)));
+        for _ in 0..3 {
+            assert!(futures::poll!(sleeping.as_mut()).is_pending());
+        }
         hands.set(start);
         assert_eq!((clock.now(), clock.monotonic()), (start, Duration::from_secs(86_400)), "monotonic never goes back");
     }

@@ -40,6 +40,8 @@ pub struct Tasks {
     tracker: TaskTracker,
     stopping: CancellationToken,
     running: Arc<Mutex<BTreeMap<&'static str, usize>>>,
+    #[cfg(test)]
+    simulated: Option<simulated::Process>,
 }
 
 impl Tasks {
@@ -63,10 +65,21 @@ impl Tasks {
         F::Output: Send + 'static,
     {
         let guard = Running::enter(&self.running, name);
+        #[cfg(test)]
+        let work = simulated::Fused::new(self.simulated.clone(), work);
         tokio::spawn(self.tracker.track_future(async move {
             let _guard = guard;
             work.await
         }))
+    }
+
+    /// Runs `work` where blocking is allowed and gives what it says; `None` when it panicked or the process stops.
+    pub async fn block<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        #[cfg(test)]
+        if self.are_simulated() {
+            return Some(work());
+        }
+        tokio::task::spawn_blocking(work).await.ok()
     }
 
     /// Runs `work` on a thread of its own: for blocking writers that own files. The thread must end by itself when its
@@ -121,6 +134,9 @@ impl Drop for Running {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod simulated;
 
 #[cfg(test)]
 mod tests {

@@ -21,7 +21,7 @@ pub mod reload;
 mod replace;
 mod roots;
 pub mod sealing;
-mod snapshot;
+pub(crate) mod snapshot;
 pub mod sockets;
 mod state;
 mod summary;

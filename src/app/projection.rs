@@ -104,6 +104,7 @@ impl Projection {
         let mut synced = clock.monotonic();
         loop {
             let batch = tokio::select! {
+                biased;
                 batch = self.follower.next_batch() => batch.map_err(ProjectionError::from),
                 () = stopping.cancelled() => break,
             };

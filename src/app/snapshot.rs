@@ -11,7 +11,7 @@ use crate::clock::Clock;
 use tokio::sync::watch;
 
 /// One record for each authority that is not gone, and one for each deny.
-pub(super) fn source(street: Street, clock: Clock, recorder: Recorder) -> SnapshotSource {
+pub(crate) fn source(street: Street, clock: Clock, recorder: Recorder) -> SnapshotSource {
     let authorities = street.authorities();
     from(authorities, street.standing().clone(), clock, recorder)
 }

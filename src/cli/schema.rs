@@ -1,5 +1,6 @@
 //! docs/cli-json.md, written from the very structs that `--output json` prints, so that it cannot be stale.
 
+mod measured;
 mod operators;
 
 use serde::Serialize;
@@ -8,10 +9,9 @@ use serde::de::DeserializeOwned;
 use super::ca::reseal::ResealOutput;
 use super::doctor::{CheckOutput, DoctorOutput, Finding};
 use super::ledger::{RecoverLog, RecoverOutput};
-use super::probe::{CertificateOutput, Entry, ProbeOutput};
 use super::records::RecordOutput;
 use super::verify::{VerifiedLog, VerifyOutput};
-use super::{bench, ca, cert, config_file, policy};
+use super::{ca, cert, config_file, policy};
 use crate::proto::chancery::admin::v1 as pb;
 
 const HEAD: &str = "\
@@ -446,59 +446,9 @@ fn of_files(page: &mut String) {
     section(page, "config check", &checked);
     let check =
         CheckOutput { check: "disk".into(), finding: Finding::Ok, detail: "57553 MiB free for the ledger".into() };
-    measured(page);
-    probe(page);
+    measured::bench(page);
+    measured::probe(page);
     section(page, "doctor", &DoctorOutput { checks: vec![check] });
-}
-
-fn measured(page: &mut String) {
-    let machine = bench::MachineOutput {
-        cores: 2,
-        key_and_sign_us: 35.5,
-        verify_and_sign_us: 73.25,
-        fdatasync_us: 140.5,
-        sha256_mb_s: 1_500.5,
-    };
-    let row = bench::Row {
-        what: "street, key made here: CPU each".into(),
-        value: 52.5,
-        unit: "µs".into(),
-        limit: Some(35.5),
-        target: "≤ 1.5 × raw".into(),
-    };
-    section(page, "bench", &bench::BenchOutput { machine, rows: vec![row] });
-}
-
-fn probe(page: &mut String) {
-    let certificate = |identity: &str| CertificateOutput {
-        serial: SERIAL.into(),
-        uris: vec![identity.into()],
-        subject: String::new(),
-        issuer: "CN=example.org issuing 1".into(),
-        not_before: BEGIN.into(),
-        not_after: END.into(),
-    };
-    let output = ProbeOutput {
-        passed: false,
-        address: "192.0.2.7:8443".into(),
-        tls: "TLSv1.3".into(),
-        cipher: "TLS13_AES_128_GCM_SHA256".into(),
-        group: "X25519MLKEM768".into(),
-        alpn: Some("h2".into()),
-        took_ms: 7,
-        chain: vec![certificate("spiffe://example.org/ns/pay/sa/api")],
-        verified: Some(true),
-        fault: None,
-        revocation_lists: 2,
-        client_asked: true,
-        client: Some(certificate("spiffe://example.org/ns/shop/sa/web")),
-        client_result: Entry::Refused,
-        silent: false,
-        alert: Some("certificate_revoked".into()),
-        remedy: Some("our certificate is revoked or its identity denied; …".into()),
-        client_fault: Some("it is revoked: …".into()),
-    };
-    section(page, "probe HOST:PORT", &output);
 }
 
 #[test]

@@ -86,3 +86,45 @@ impl Bundles {
         self.by_domain.get(domain).map(|(bundle, _)| bundle)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn bundle(domain: usize, content: u8) -> TrustBundle {
+        let pem = vec![content; 3];
+        let version = hex::encode(digest::digest(&digest::SHA256, &pem));
+        let trust_domain = TrustDomain::parse(&format!("d{domain}.example")).unwrap();
+        TrustBundle {
+            trust_domain,
+            pem,
+            crl_pem: Vec::new(),
+            version,
+            covers: Arc::default(),
+            crl_scope: Default::default(),
+        }
+    }
+
+    fn all(published: &[(usize, u8)]) -> (String, Vec<u8>) {
+        let add = |bundles: Bundles, (domain, content): &(usize, u8)| bundles.with(bundle(*domain, *content));
+        let bundles = published.iter().fold(Bundles::default(), add);
+        let payload = bundles.payload(&SecretRef::AllBundles).unwrap();
+        (payload.version.to_string(), payload.secret.to_vec())
+    }
+
+    proptest! {
+        /// A restart publishes the same bundles in whatever order, and older ones first.
+        #[test]
+        fn a_version_names_its_content(
+            one in prop::collection::vec((0..4_usize, 0..4_u8), 1..8),
+            two in prop::collection::vec((0..4_usize, 0..4_u8), 1..8),
+        ) {
+            let newest: BTreeMap<usize, u8> = one.iter().copied().collect();
+            let anew: Vec<(usize, u8)> = newest.into_iter().rev().collect();
+            prop_assert_eq!(all(&one), all(&anew));
+            let (one, two) = (all(&one), all(&two));
+            prop_assert_eq!(one.0 == two.0, one.1 == two.1);
+        }
+    }
+}

@@ -126,6 +126,7 @@ impl CertificateSubscription {
                 said = true;
             }
             tokio::select! {
+                biased;
                 () = self.feed.clock.sleep_until(until) => {}
                 () = changed(&mut changes) => {}
             }
@@ -147,6 +148,7 @@ impl CertificateSubscription {
     async fn released(&self, policy: &mut watch::Receiver<u64>, standing: &mut watch::Receiver<u64>) {
         loop {
             tokio::select! {
+                biased;
                 () = changed(policy) => return,
                 () = changed(standing) => {
                     if !self.feed.source.is_denied(&self.asker, &self.wanted) {
@@ -171,6 +173,7 @@ impl CertificateSubscription {
             let ordered = self.place.is_ordered();
             if !ordered && !self.is_due(&held, retry) {
                 tokio::select! {
+                    biased;
                     () = self.rest(&held, retry) => {}
                     () = self.place.woken() => {}
                     () = changed(&mut standing) => {}

@@ -44,6 +44,10 @@ impl Signer for MemorySigner {
 
     // Signing is at most a few milliseconds (RSA-4096) and 20 µs by default: not worth another thread.
     fn sign<'a>(&'a self, message: &'a [u8]) -> BoxFuture<'a, Result<Vec<u8>, KeyError>> {
+        #[cfg(test)]
+        if let Some(answer) = super::simulated::answer() {
+            return answer;
+        }
         Box::pin(std::future::ready(self.key.sign(message)))
     }
 }

@@ -23,6 +23,8 @@ pub mod memory;
 mod private;
 pub mod reseal;
 pub mod sealed;
+#[cfg(test)]
+pub(crate) mod simulated;
 pub mod vault;
 
 /// Why a key could not be made or did not sign.

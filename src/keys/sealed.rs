@@ -360,7 +360,14 @@ impl SealedStore {
             .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(&file), &mut *body)
             .map_err(|_| KeyError::Library { what: "seal a key" })?;
         file.extend_from_slice(&body);
-        Ok(secret::write_private(&self.path(name)?, &file)?)
+        let path = self.path(name)?;
+        let write = || Ok(secret::write_private(&path, &file)?);
+        #[cfg(test)]
+        let write = || {
+            let planned = || SealedError::Directory { path: path.clone(), source: io::Error::other("planned") };
+            super::simulated::written(write, planned)
+        };
+        write()
     }
 
     fn get(&self, name: &str) -> Result<(String, SecretBytes, PathBuf), SealedError> {

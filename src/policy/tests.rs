@@ -7,6 +7,7 @@ use crate::caller::testing::{client, unix, unix_on};
 use crate::caller::{Caller, Evidence, UnixPeer};
 use crate::golden;
 use crate::identity::{Mesh, SpiffeId, TrustDomain};
+use crate::policy::mistake::PolicyError;
 use crate::toml_reader::Mistakes;
 use crate::x509::KeyAlgorithm;
 use crate::x509::profile::Profiles;
@@ -279,6 +280,36 @@ fn a_policy_without_rules_is_a_mistake() {
         .map(|n| rule(&format!("r{n}"), &format!("uid = {n}"), "identity = \"spiffe://{trust_domain}/a\""))
         .collect();
     assert!(parse(&many).unwrap_err().to_string().contains("1001 rules"));
+}
+
+#[test]
+fn a_mistake_is_told_once_and_as_what_it_is() {
+    let rest = "name = \"r\"\nidentity = \"spiffe://{trust_domain}/x\"\n";
+    let told = |condition: &str| parse(&format!("[[rule]]\n{rest}{condition}\n")).unwrap_err().to_string();
+    let missing = PolicyError::NoCondition.to_string();
+    assert!(told("").contains(&missing) && told("match = {}").contains(&missing), "{}", told(""));
+    // A misspelt condition is an unknown key.
+    let misspelt = told("match = { user = 3 }");
+    assert!(!misspelt.contains(&missing), "{misspelt}");
+    assert!(!parse("rule = 3").unwrap_err().to_string().contains(&PolicyError::NoRules.to_string()));
+    // No names are no names, where a profile has none.
+    let cilium = rule("r", "uid = 1", "mesh = \"cilium\"\nidentity = \"spiffe://{trust_domain}/identity/1\"\ndns = []");
+    assert!(parse(&cilium).is_ok());
+}
+
+#[test]
+fn limits_are_reached_and_not_passed() {
+    let one = rule("r", "uid = 1", "identity = \"spiffe://{trust_domain}/x\"");
+    let padded = |length: usize| format!("{one}#{}", "x".repeat(length - one.len() - 1));
+    assert!(parse(&padded(LARGEST_POLICY)).is_ok());
+    assert!(parse(&padded(LARGEST_POLICY + 1)).is_err());
+    // The longest id of a condition is the longest text of an identity.
+    let path = "x".repeat(crate::identity::LONGEST_ID - "spiffe://example.org//1".len());
+    let long = |uid: &str| {
+        parse(&rule("r", &format!("uid = {uid}"), &format!("identity = \"spiffe://{{trust_domain}}/{path}/{{uid}}\"")))
+    };
+    assert!(long("9").is_ok());
+    assert!(long("[9, 10]").is_err());
 }
 
 #[test]

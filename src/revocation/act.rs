@@ -111,7 +111,7 @@ impl Revoker {
         self.0.index_reaches_head().await?;
         let (store, standing) = (Arc::clone(&self.0.store), self.0.street.standing().clone());
         let (selection, now) = (order.selection.clone(), now.unix_timestamp());
-        let found = tokio::task::spawn_blocking(move || select(&*store, &standing, &selection, now)).await;
+        let found = self.0.tasks.block(move || select(&*store, &standing, &selection, now)).await;
         found.unwrap_or(Err(RevokeError::Interrupted))
     }
 

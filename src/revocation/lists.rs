@@ -233,6 +233,7 @@ impl Revoker {
                 }
             };
             tokio::select! {
+                biased;
                 () = stopping.cancelled() => return,
                 () = self.0.clock.sleep_until(next) => {}
                 () = self.0.undone.notified() => {}

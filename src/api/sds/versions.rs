@@ -87,4 +87,50 @@ mod tests {
         }
         assert_eq!(of(&"37a8eec1=a+".repeat(10_000), "default"), None);
     }
+
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    /// What a stream may hold: versions are hashes in hex, names whatever a client may ask for.
+    fn held() -> impl Strategy<Value = BTreeMap<String, String>> {
+        proptest::collection::btree_map("[ -~]{1,40}", "[0-9a-f]{64}", 1..MOST)
+    }
+
+    fn said(held: &BTreeMap<String, String>) -> String {
+        let newest = held.values().next_back().unwrap();
+        join(newest, held.iter().map(|(name, version)| (name.as_str(), version.as_str())))
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_held_is_known_again_and_nothing_else(held in held(), other in "[ -~]{1,40}") {
+            let said = said(&held);
+            for (name, version) in &held {
+                prop_assert_eq!(of(&said, name), Some(version.as_str()));
+            }
+            prop_assume!(held.len() > 1 && !held.contains_key(&other));
+            prop_assert_eq!(of(&said, &other), None);
+        }
+
+        #[test]
+        fn equal_contents_and_only_those_have_equal_versions(one in held(), two in held(), name in any::<prop::sample::Index>()) {
+            let mut changed = one.clone();
+            let name = one.keys().nth(name.index(one.len())).unwrap();
+            changed.insert(name.clone(), "00".repeat(32));
+            prop_assert_eq!(said(&one), said(&one.clone()));
+            for other in [two, changed] {
+                // A stream of one secret says that secret's version, whatever its name.
+                let same = one == other || one.len() == 1 && one.values().eq(other.values());
+                prop_assert_eq!(said(&one) == said(&other), same);
+            }
+        }
+
+        #[test]
+        fn foreign_words_are_no_version_of_two_names(said in "[ -~]{0,600}") {
+            let (one, two) = (of(&said, "default"), of(&said, "ROOTCA"));
+            prop_assert!(one.is_none_or(is_ours) && two.is_none_or(is_ours));
+            prop_assert!(!said.contains('=') || one.is_none() || two.is_none() || said.contains('+'));
+        }
+    }
 }

@@ -24,6 +24,8 @@ mod scan;
 mod shared;
 #[cfg(test)]
 pub(crate) mod simulated;
+#[cfg(test)]
+mod steps;
 pub(crate) mod tiles;
 pub(crate) mod views;
 mod writer;

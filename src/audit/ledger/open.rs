@@ -218,7 +218,9 @@ impl Starting<'_> {
             edges,
             unsynced: Unsynced::default(),
             mended: BTreeSet::new(),
+            closed_mended: false,
             recycled: Vec::new(),
+            stalled: false,
             _lock: Arc::clone(&self.lock),
         };
         let writer = Writer {
@@ -240,9 +242,7 @@ impl Starting<'_> {
             largest_frame,
             _lock: self.lock,
         };
-        let io = || LedgerError::io("starting a thread", &self.directory);
-        self.tasks.spawn_thread("ledger-writer", move || writer.run(receiver)).map_err(io())?;
-        self.tasks.spawn_thread("ledger-views", move || views.run()).map_err(io())?;
+        drive(self.tasks, writer, receiver, views).map_err(LedgerError::io("starting a thread", &self.directory))?;
         let noted = Arc::new(Notify::new());
         let flusher = flush_notes(self.clock.clone(), Arc::clone(&noted), commands.downgrade());
         self.tasks.spawn("ledger-notes", flusher);
@@ -264,6 +264,17 @@ impl Starting<'_> {
     }
 }
 
+/// Gives the writer and the views a thread each.
+fn drive(tasks: &Tasks, writer: Writer, commands: mpsc::Receiver<Command>, views: Views) -> std::io::Result<()> {
+    #[cfg(test)]
+    if tasks.are_simulated() {
+        super::steps::spawn(tasks, writer, commands, views);
+        return Ok(());
+    }
+    tasks.spawn_thread("ledger-writer", move || writer.run(commands))?;
+    tasks.spawn_thread("ledger-views", move || views.run()).map(drop)
+}
+
 /// Sends what was noted after a moment, unless a commit took it along.
 async fn flush_notes(clock: Clock, noted: Arc<Notify>, commands: mpsc::WeakSender<Command>) {
     loop {
@@ -273,6 +284,7 @@ async fn flush_notes(clock: Clock, noted: Arc<Notify>, commands: mpsc::WeakSende
         }
         // Cut short when the ledger is dropped or another round of notes begins.
         tokio::select! {
+            biased;
             () = clock.sleep(NOTE_DELAY) => {}
             () = noted.notified() => {}
         }

@@ -170,6 +170,9 @@ pub(crate) struct Shared {
     pub(crate) committed: watch::Sender<u64>,
     /// Told how long each commit took.
     pub(crate) commit_observer: OnceLock<CommitObserver>,
+    /// Who does a round of the views where they have no thread.
+    #[cfg(test)]
+    pub(crate) steps: super::steps::Slot,
 }
 
 /// Told how long a commit took; must return at once.
@@ -188,6 +191,8 @@ impl Shared {
             heads: watch::Sender::new(heads),
             committed: watch::Sender::new(0),
             commit_observer: OnceLock::new(),
+            #[cfg(test)]
+            steps: super::steps::Slot::default(),
         }
     }
 
@@ -277,6 +282,8 @@ impl Shared {
             let far = state.tail_bytes > MOST_TAIL_BYTES || state.retired.len() > MOST_RETIRED;
             far && !state.stalled && state.failed.is_none()
         };
+        #[cfg(test)]
+        self.steps.work_while(|| behind(&mut self.lock()));
         let guard = self.progress.wait_while(self.lock(), behind).unwrap_or_else(PoisonError::into_inner);
         guard.tail_bytes <= MOST_TAIL_BYTES && guard.retired.len() <= MOST_RETIRED
     }
@@ -286,6 +293,8 @@ impl Shared {
         self.lock().sync_wanted = true;
         self.work.notify_one();
         let waiting = |state: &mut State| state.sync_wanted && !state.stalled && state.failed.is_none();
+        #[cfg(test)]
+        self.steps.work_while(|| waiting(&mut self.lock()));
         let guard = self.progress.wait_while(self.lock(), waiting).unwrap_or_else(PoisonError::into_inner);
         !guard.sync_wanted && guard.failed.is_none()
     }

@@ -3,8 +3,8 @@
 //! What is always true: what was synced survives [`SimDisk::lose_power`]; of what was not, any part may. Each unsynced
 //! write is kept, torn at a sector or lost by itself; of the renames and removals in one directory a prefix is kept,
 //! so a file may have its new name and none of its bytes. Directories themselves are never lost. From the moment the
-//! power is off every operation fails and nothing changes. Operations are counted over all threads: which operation
-//! is hit is drawn from the seed, which thread it belongs to is not.
+//! power is off every operation fails and nothing changes. Operations are counted, whoever does them; whoever only looks
+//! ([`SimDisk::look_at`]) is not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -60,6 +60,10 @@ struct State {
     plan: Option<(u64, Fault)>,
     full: bool,
     hits: u64,
+    /// Syncs say that they were done, and do nothing: a disk that lies.
+    lies: bool,
+    /// Nothing fails and nothing is counted: somebody looks who is no part of what is simulated.
+    looked_at: bool,
 }
 
 /// The disk; clones are the same disk.
@@ -103,6 +107,9 @@ impl State {
     }
 
     fn sync_node(&mut self, number: u64) {
+        if self.lies {
+            return;
+        }
         if let Some(node) = self.nodes.get_mut(&number) {
             node.synced.clone_from(&node.now);
             node.writes.clear();
@@ -110,6 +117,9 @@ impl State {
     }
 
     fn sync_dir(&mut self, path: &Path) {
+        if self.lies {
+            return;
+        }
         let (synced, left) = std::mem::take(&mut self.changes).into_iter().partition(|change| change.is_in(path));
         self.changes = left;
         let synced: Vec<Change> = synced;
@@ -194,14 +204,52 @@ impl SimDisk {
         (state.plan, state.full) = (None, false);
     }
 
+    /// Whether somebody looks at it, from now on, whom nothing hinders.
+    pub(crate) fn look_at(&self, looked_at: bool) {
+        self.lock().looked_at = looked_at;
+    }
+
+    /// From now on no sync does anything, and each says that it did.
+    pub(crate) fn lie(&self) {
+        self.lock().lies = true;
+    }
+
+    /// Whether there is no space now.
+    pub(crate) fn is_full(&self) -> bool {
+        self.lock().full
+    }
+
+    /// A disk that holds what this one holds now: an old copy, to be put back later.
+    pub(crate) fn copy(&self) -> Self {
+        let state = self.lock();
+        let nodes = state.nodes.iter().map(|(number, node)| {
+            (*number, Node { now: node.now.clone(), synced: node.now.clone(), writes: Vec::new() })
+        });
+        let copy = State {
+            nodes: nodes.collect(),
+            names: state.names.clone(),
+            synced_names: state.names.clone(),
+            directories: state.directories.clone(),
+            last: state.last,
+            ..State::default()
+        };
+        Self { state: Arc::new(Mutex::new(copy)), off: Arc::new(watch::Sender::new(false)) }
+    }
+
+    /// Changes the last byte of the first file whose path has `part` in it.
+    pub(crate) fn flip(&self, part: &str) {
+        let mut state = self.lock();
+        let number =
+            state.names.iter().find(|(name, _)| name.to_string_lossy().contains(part)).map(|(_, number)| *number);
+        if let Some(byte) = number.and_then(|number| state.nodes.get_mut(&number)).and_then(|node| node.now.last_mut())
+        {
+            *byte ^= 1;
+        }
+    }
+
     /// Faults that were met, ever.
     pub(crate) fn hits(&self) -> u64 {
         self.lock().hits
-    }
-
-    /// Whether the power is off.
-    pub(crate) fn is_off(&self) -> bool {
-        *self.off.borrow()
     }
 
     /// Returns when the power goes.
@@ -247,6 +295,9 @@ impl SimDisk {
         let mut state = self.lock();
         if *self.off.borrow() {
             return Err(gone());
+        }
+        if state.looked_at {
+            return operation(&mut state);
         }
         let planned = state.plan.filter(|(at, _)| *at <= state.operations).map(|(_, fault)| fault);
         state.operations += 1;

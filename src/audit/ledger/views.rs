@@ -19,8 +19,8 @@ use super::disk::{Disk, Identity};
 use super::error::is_full;
 use super::frame::Head;
 use super::journal::{JournalDir, Supply};
-use super::shared::{Heads, Shared, ViewJob};
-use super::tiles::{Edge, TileKind, TileName, WIDTH};
+use super::shared::{Heads, LogState, Shared, ViewJob};
+use super::tiles::{Edge, TileDir, TileKind, TileName, WIDTH};
 use crate::clock::Clock;
 
 /// The shortest time between two rounds: partial tiles cost writes, so quick commits share one.
@@ -52,8 +52,12 @@ pub(crate) struct Views {
     /// Logs whose narrower partial tiles this run looked at. At every start: only the newest of each tile is synced, so
     /// even after a clean end a loss of power tears the others.
     pub(crate) mended: BTreeSet<usize>,
+    /// Whether the logs of earlier years were looked at in the same way.
+    pub(crate) closed_mended: bool,
     /// Segments to reuse.
     pub(crate) recycled: Vec<u64>,
+    /// The last round had no space, or no descriptor.
+    pub(crate) stalled: bool,
     /// Held while anything may be written.
     pub(crate) _lock: Arc<Flock<std::fs::File>>,
 }
@@ -79,33 +83,37 @@ fn no_descriptors(error: &io::Error) -> bool {
 impl Views {
     /// Works until told to stop.
     pub(crate) fn run(mut self) {
-        let mut stalled = false;
-        loop {
-            let idle = if stalled || self.supply.is_full() { RETRY } else { IDLE };
-            let work = self.shared.next_work(idle, MOST_RECORDS);
-            if work.stop {
-                return;
-            }
-            let mut outcome = Ok(());
-            for job in work.logs {
-                outcome = outcome.and_then(|()| self.view(job));
-            }
-            if work.sync {
-                outcome = outcome.and_then(|()| self.sync());
-            }
-            stalled = match outcome.and_then(|()| self.refill()) {
-                Ok(()) => false,
-                // A file that could not be opened for want of descriptors left nothing behind; a failed sync is never
-                // one of these.
-                Err(error) if is_full(&error) || no_descriptors(&error) => {
-                    std::thread::sleep(RETRY);
-                    true
-                }
-                Err(error) => return self.shared.fail(&format!("writing tiles: {error}"), self.clock.now()),
-            };
-            self.shared.set_stalled(stalled);
-            std::thread::sleep(PACE);
+        while let Some(pause) = self.round(IDLE) {
+            std::thread::sleep(pause);
         }
+    }
+
+    /// One round, after waiting for work at most so long; how long the next one is to wait, `None` at the end.
+    pub(crate) fn round(&mut self, at_most: Duration) -> Option<Duration> {
+        let hurried = self.stalled || self.supply.is_full();
+        let work = self.shared.next_work(if hurried { at_most.min(RETRY) } else { at_most }, MOST_RECORDS);
+        if work.stop {
+            return None;
+        }
+        let mut outcome = self.mend_closed();
+        for job in work.logs {
+            outcome = outcome.and_then(|()| self.view(job));
+        }
+        if work.sync {
+            outcome = outcome.and_then(|()| self.sync());
+        }
+        self.stalled = match outcome.and_then(|()| self.refill()) {
+            Ok(()) => false,
+            // A file that could not be opened for want of descriptors left nothing behind; a failed sync is never one
+            // of these.
+            Err(error) if is_full(&error) || no_descriptors(&error) => true,
+            Err(error) => {
+                self.shared.fail(&format!("writing tiles: {error}"), self.clock.now());
+                return None;
+            }
+        };
+        self.shared.set_stalled(self.stalled);
+        Some(if self.stalled { RETRY } else { PACE })
     }
 
     /// Writes what a log's tiles lack, and its checkpoint. On an error nothing of it counts.
@@ -137,6 +145,26 @@ impl Views {
         self.shared.set_viewed(log, head.size);
         if let Some(heads) = heads {
             self.shared.heads.send_replace(heads);
+        }
+        Ok(())
+    }
+
+    /// Once in a run: the logs of years before get no view any more, and a loss of power tore their narrower partial tiles
+    /// as it does those of the log that is written. What was archived is not there to be mended.
+    fn mend_closed(&mut self) -> io::Result<()> {
+        if std::mem::replace(&mut self.closed_mended, true) {
+            return Ok(());
+        }
+        let heads: Vec<Head> = {
+            let state = self.shared.lock();
+            let before = state.logs.split_last().map(|(_, before)| before).unwrap_or_default();
+            before.iter().filter(|log| log.viewed == log.size).map(LogState::head).collect()
+        };
+        for head in heads {
+            let directory = self.directory.join(&head.log);
+            if let Ok((edge, _)) = TileDir::new(Arc::clone(&self.disk), directory.clone()).edge(&head) {
+                self.mend_partials(&directory, &edge)?;
+            }
         }
         Ok(())
     }

@@ -56,6 +56,14 @@ pub(crate) enum Command {
     Stop(Leaf, oneshot::Sender<Result<(), LedgerError>>),
 }
 
+/// What comes after a command.
+pub(crate) enum Turn {
+    /// This one, which did not fit, or whatever is sent next.
+    Next(Option<Command>),
+    /// The ledger is closed, this well, and this one is to be told.
+    End(Result<(), LedgerError>, oneshot::Sender<Result<(), LedgerError>>),
+}
+
 /// The writer thread's state.
 pub(crate) struct Writer {
     pub(crate) disk: Arc<dyn Disk>,
@@ -89,43 +97,55 @@ impl Writer {
     pub(crate) fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut held = None;
         while let Some(command) = held.take().or_else(|| commands.blocking_recv()) {
-            match command {
-                Command::Stop(leaf, reply) => {
-                    let outcome = self.close(leaf);
+            match self.take(command, &mut commands) {
+                Turn::Next(next) => held = next,
+                Turn::End(outcome, reply) => {
                     self.shared.stop();
                     drop(self);
                     // The caller may have gone; the ledger is closed all the same.
                     let _ = reply.send(outcome);
                     return;
                 }
-                Command::Flush => self.flush_notes(),
-                Command::Append(request) => {
-                    let mut bytes = request.bytes();
-                    let mut records = request.leaves.len();
-                    let mut batch = vec![request];
-                    while let Ok(command) = commands.try_recv() {
-                        match command {
-                            Command::Append(request)
-                                if records + request.leaves.len() <= MOST_RECORDS
-                                    && bytes + request.bytes() <= self.most_bytes() =>
-                            {
-                                bytes += request.bytes();
-                                records += request.leaves.len();
-                                batch.push(request);
-                            }
-                            // Its notes ride along anyway.
-                            Command::Flush => {}
-                            other @ (Command::Append(_) | Command::Stop(..)) => {
-                                held = Some(other);
-                                break;
-                            }
-                        }
-                    }
-                    self.commit(batch);
-                }
             }
         }
         self.shared.stop();
+    }
+
+    /// Does what `command` asks, together with whatever else waits and fits one commit.
+    pub(crate) fn take(&mut self, command: Command, commands: &mut mpsc::Receiver<Command>) -> Turn {
+        match command {
+            Command::Stop(leaf, reply) => Turn::End(self.close(leaf), reply),
+            Command::Flush => {
+                self.flush_notes();
+                Turn::Next(None)
+            }
+            Command::Append(request) => {
+                let mut held = None;
+                let mut bytes = request.bytes();
+                let mut records = request.leaves.len();
+                let mut batch = vec![request];
+                while let Ok(command) = commands.try_recv() {
+                    match command {
+                        Command::Append(request)
+                            if records + request.leaves.len() <= MOST_RECORDS
+                                && bytes + request.bytes() <= self.most_bytes() =>
+                        {
+                            bytes += request.bytes();
+                            records += request.leaves.len();
+                            batch.push(request);
+                        }
+                        // Its notes ride along anyway.
+                        Command::Flush => {}
+                        other @ (Command::Append(_) | Command::Stop(..)) => {
+                            held = Some(other);
+                            break;
+                        }
+                    }
+                }
+                self.commit(batch);
+                Turn::Next(held)
+            }
+        }
     }
 
     fn most_bytes(&self) -> usize {

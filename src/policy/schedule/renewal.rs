@@ -95,6 +95,14 @@ mod tests {
     }
 
     #[test]
+    fn a_short_life_is_used_for_a_quarter_at_least() {
+        let at = |life, fraction| renew_at(START, START + life, &Renewal { fraction, jitter: 0.0 }, 0.5);
+        assert_eq!(at(Duration::from_secs(2), 0.1), START + Duration::from_millis(500));
+        assert_eq!(at(Duration::from_secs(2), 0.9), START + Duration::from_millis(1_500));
+        assert_eq!(at(Duration::from_secs(8), 0.1), START + LEAST_USE);
+    }
+
+    #[test]
     fn waits_double_to_a_bound() {
         let waits: Vec<u128> = (0..10).map(|attempt| BACKOFF.wait(attempt, 1.0).as_millis()).collect();
         assert_eq!(waits, [500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000, 60_000]);

@@ -225,3 +225,24 @@ async fn a_narrow_tile_torn_after_a_clean_end_is_mended() {
     bench.kill(ledger).await;
     audit(bench.path());
 }
+
+#[tokio::test]
+async fn a_narrow_tile_of_last_year_is_mended_too() {
+    let mut bench = Bench::new();
+    let (ledger, report) = bench.open().await.unwrap();
+    ledger.set_snapshot_source(Arc::new(Vec::new));
+    published(&ledger, report.size).await;
+    ledger.append(bench.event("wider")).await.unwrap();
+    published(&ledger, report.size + 1).await;
+    bench.hands.advance(Duration::from_secs(60 * 86_400));
+    assert!(ledger.append(bench.event("new")).await.unwrap().log.ends_with("ca-2027"));
+    ledger.close().await.unwrap();
+    bench.kill(ledger).await;
+    let narrow = bench.path().join("ca-2026/tile/entries/000.p").join(report.size.to_string());
+    assert!(narrow.exists(), "the test has something to tear");
+    std::fs::write(narrow, b"").unwrap();
+    let (ledger, _) = bench.open().await.unwrap();
+    ledger.close().await.unwrap();
+    bench.kill(ledger).await;
+    audit(bench.path());
+}
