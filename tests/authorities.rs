@@ -143,10 +143,12 @@ fn a_roll_over_by_hand_disturbs_nobody_and_new_requests_come_under_the_new_ca() 
     assert_eq!(act["request_id"], activated["request_id"], "{activated}");
     assert_eq!((&act["reason"], &act["subject"]), (&"drill".into(), &"issuing 1".into()));
 
-    for (name, word) in [("issuing 1", "goes by itself"), ("issuing 2", "ca rotate issuing"), ("root 1", "only root")] {
+    for (name, word) in
+        [("issuing 1", "goes by itself"), ("issuing 2", "ca rotate issuing"), ("root 1", "ca rotate root")]
+    {
         server.run(&["ca", "retire", name]).expect(1).expect_words(&[word]);
     }
-    server.run(&["ca", "rotate", "root"]).expect(2);
+    server.run(&["ca", "rotate", "leaf"]).expect(2);
     server.kill();
     server.start();
     assert_eq!(authority(&server, "issuing 1").0, "retiring");
@@ -248,7 +250,7 @@ fn stands_after_restarts(server: &mut Chancery, serial: &str) {
         assert_eq!(authority(server, "issuing 2").0, "active");
         server.run(&["ca", "taint", "issuing 1", "--yes"]).expect(1).expect_words(&["revoked already"]);
         server.run(&["ca", "taint", "issuing 9", "--yes"]).expect(1).expect_words(&["ca show"]);
-        server.run(&["ca", "taint", "root 1", "--yes"]).expect(1).expect_words(&["only root", "operations.md"]);
+        server.run(&["ca", "taint", "root 1", "--yes"]).expect(1).expect_words(&["ca rotate root", "operations.md"]);
     }
     assert_eq!(server.records_of("certificate.revoke", 1).len(), 1, "nothing was done twice");
     let shown = server.run(&["ca", "show"]).expect(0).out;

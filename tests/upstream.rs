@@ -47,14 +47,14 @@ secret_id_file = "{}"
     )
 }
 
-fn private(path: &Path, text: &str) {
+pub(crate) fn private(path: &Path, text: &str) {
     use std::os::unix::fs::OpenOptionsExt;
     let _ = std::fs::remove_file(path);
     let mut file = std::fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(path).unwrap();
     std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
 }
 
-fn options(configuration: String) -> Options {
+pub(crate) fn options(configuration: String) -> Options {
     let policy = policy::text(&[Rule::on("web", WEB, "24h"), Rule::on("api", API, "24h")]);
     Options { configuration: Some(configuration), policy: Some(policy), ..Options::default() }
 }
@@ -77,18 +77,18 @@ fn under_vault(vault: &Path, files: &Path) -> (Vault, Chancery, String) {
     (vault, chancery, secret_id)
 }
 
-fn authorities(chancery: &Chancery) -> Vec<(String, String)> {
+pub(crate) fn authorities(chancery: &Chancery) -> Vec<(String, String)> {
     let shown = chancery.run(&["ca", "show", "--output", "json"]).expect(0).json();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     shown["authorities"].as_array().unwrap().iter().map(|one| (text(&one["name"]), text(&one["state"]))).collect()
 }
 
-fn active(names: &[&str]) -> Vec<(String, String)> {
+pub(crate) fn active(names: &[&str]) -> Vec<(String, String)> {
     names.iter().map(|name| ((*name).to_owned(), "active".to_owned())).collect()
 }
 
 /// What a client gets: leaf, chain behind it, roots and CRLs, each a file.
-fn fetched(chancery: &Chancery) -> [PathBuf; 4] {
+pub(crate) fn fetched(chancery: &Chancery) -> [PathBuf; 4] {
     let files = chancery.scratch().join("id");
     let socket = chancery.socket("web").display().to_string();
     let fetch = ["fetch", "--once", "--socket", &socket, "--dir", files.to_str().unwrap()];
@@ -101,7 +101,7 @@ fn fetched(chancery: &Chancery) -> [PathBuf; 4] {
     [leaf, above, files.join("bundle.pem"), files.join("crl.pem")]
 }
 
-fn expect_verified(openssl: &Path, [leaf, above, roots, crls]: &[PathBuf; 4]) {
+pub(crate) fn expect_verified(openssl: &Path, [leaf, above, roots, crls]: &[PathBuf; 4]) {
     let mut command = Command::new(openssl);
     command.args(["verify", "-x509_strict", "-crl_check_all", "-CAfile"]).arg(roots).arg("-CRLfile").arg(crls);
     said(command.arg("-untrusted").arg(above).arg(leaf)).expect(0);
@@ -173,7 +173,7 @@ fn it_starts_again_and_issues_while_vault_is_away_or_sealed() {
 }
 
 /// The first start of a server with this configuration, which must fail, and what it says.
-fn refused(configuration: &str, words: &[&str]) {
+pub(crate) fn refused(configuration: &str, words: &[&str]) {
     let place = directory();
     let file = place.path().join("chancery.toml");
     std::fs::create_dir(place.path().join("data")).unwrap();
@@ -229,23 +229,35 @@ fn a_secret_id_that_is_used_up_is_refused_and_one_of_two_uses_is_enough_to_start
 }
 
 #[test]
-fn a_root_of_its_own_and_one_in_vault_do_not_mix() {
+fn another_upstream_in_the_configuration_changes_nothing_by_itself() {
     let Some(vault) = need("vault") else { return };
     let files = directory();
     let (_vault, mut chancery, _) = under_vault(&vault, files.path());
-    chancery.stop();
     let configuration = std::fs::read_to_string(chancery.scratch().join("chancery.toml")).unwrap();
-    let file = chancery.scratch().join("other.toml");
-    let without = configuration.split("[upstream.vault]").next().unwrap();
-    std::fs::write(&file, without).unwrap();
-    let start = |file: &Path| said(Command::new(program()).args(["server", "--config"]).arg(file));
-    start(&file).expect(1).expect_words(&["root 1 is the root of vault", "write [upstream.vault] again"]);
+    let without = configuration.split("[upstream.vault]").next().unwrap().to_owned();
+    let before = chancery.run(&["bundle", "show"]).expect(0).out;
+    chancery.stop();
+    chancery.configure(&without);
+    chancery.start();
+    assert_eq!(chancery.run(&["bundle", "show"]).expect(0).out, before);
+    assert_eq!(authorities(&chancery), active(&["issuing 1", "root 1", "intermediate 1"]));
+    let status = chancery.run(&["status"]).expect(0).out;
+    assert!(status.contains("root 1 is of vault") && status.contains("ca rotate root"), "{status}");
+    // What no upstream signs cannot be made.
+    chancery.run(&["ca", "rotate", "issuing"]).expect(1).expect_words(&["root 1 is the root of vault"]);
 
-    let mut own = Chancery::up();
+    let own = Chancery::with(options(without.clone()));
+    let before = own.run(&["bundle", "show"]).expect(0).out;
+    let mut own = own;
     own.stop();
-    let other = configuration.replace("data_dir = \"data\"", &format!("data_dir = \"{}\"", own.data().display()));
-    std::fs::write(&file, other.replace("\"web\"", "\"sds\"")).unwrap();
-    start(&file).expect(1).expect_words(&["root 1 is a root of this server's own"]);
+    own.configure(&configuration);
+    own.start();
+    assert_eq!(own.run(&["bundle", "show"]).expect(0).out, before);
+    let status = own.run(&["status"]).expect(0).out;
+    assert!(status.contains("root 1 is this server's own") && status.contains("ca rotate root"), "{status}");
+    // The next issuing CA is still its own root's.
+    own.run(&["ca", "rotate", "issuing"]).expect(0);
+    assert_eq!(own.run(&["bundle", "show"]).expect(0).out, before);
 }
 
 #[test]
@@ -332,5 +344,91 @@ fn whatever_vault_answers_the_authorities_stay_as_they_are() {
     proxy.set(Way::Open);
     chancery.run(&["ca", "rotate", "issuing"]).expect(0);
     assert!(authorities(&chancery).contains(&("issuing 2".to_owned(), "active".to_owned())));
+    chancery.run(&["audit", "verify"]).expect(0);
+}
+
+/// How many certificates are on an authority's CRL.
+fn on_list(chancery: &Chancery, name: &str) -> u64 {
+    let shown = chancery.run(&["ca", "show", "--output", "json"]).expect(0).json();
+    let all = shown["authorities"].as_array().unwrap().iter();
+    all.filter(|one| one["name"] == name).map(|one| one["crl"]["entries"].as_u64().unwrap()).sum()
+}
+
+#[test]
+fn a_tainted_issuing_ca_is_revoked_at_vault_and_its_list_pushed() {
+    let (Some(vault), Some(openssl)) = (need("vault"), need("openssl")) else { return };
+    let files = directory();
+    let (_vault, chancery, _) = under_vault(&vault, files.path());
+    let before = fetched(&chancery);
+    let [old, above] = ["old.pem", "old-above.pem"].map(|name| chancery.scratch().join(name));
+    std::fs::copy(&before[0], &old).unwrap();
+    std::fs::copy(&before[1], &above).unwrap();
+    chancery.run(&["ca", "taint", "issuing 1", "--yes"]).expect(0);
+    assert_eq!((on_list(&chancery, "intermediate 1"), on_list(&chancery, "root 1")), (1, 0));
+    std::fs::remove_dir_all(chancery.scratch().join("id")).unwrap();
+    let now = fetched(&chancery);
+    expect_verified(&openssl, &now);
+    let mut verify = Command::new(&openssl);
+    verify.args(["verify", "-x509_strict", "-crl_check_all", "-CAfile"]).arg(&now[2]).arg("-CRLfile").arg(&now[3]);
+    said(verify.arg("-untrusted").arg(&above).arg(&old)).expect(2).expect_words(&["certificate revoked"]);
+    let order: Vec<String> = chancery.records().iter().map(|one| one["action"].as_str().unwrap().to_owned()).collect();
+    let at = |action: &str| order.iter().rposition(|one| one == action).unwrap();
+    assert!(at("ca.taint") < at("certificate.revoke") && at("certificate.revoke") < at("crl.publish"), "{order:?}");
+    chancery.run(&["audit", "verify"]).expect(0);
+}
+
+#[test]
+fn a_taint_that_vault_does_not_revoke_is_carried_out_when_it_lets_us_over_a_kill_too() {
+    let Some(vault) = need("vault") else { return };
+    let files = directory();
+    let (vault, mut chancery, _) = under_vault(&vault, files.path());
+    let sign = "path \"pki/issuer/default/sign-intermediate\" { capabilities = [\"create\", \"update\"] }";
+    vault.policy(sign);
+    let said = chancery.run(&["ca", "taint", "issuing 1", "--yes"]).expect(1);
+    said.expect_words(&["recorded and replaced, but not revoked where it was signed", "403", "tried again"]);
+    assert_eq!(on_list(&chancery, "intermediate 1"), 0);
+    chancery.kill();
+    vault.policy(&format!(
+        "{sign}\npath \"pki/revoke\" {{ capabilities = [\"update\"] }}\npath \"pki/crl/rotate\" {{ capabilities = [\"read\"] }}"
+    ));
+    chancery.start();
+    crate::harness::eventually("it is on Vault's list", crate::harness::SOON, || {
+        (on_list(&chancery, "intermediate 1") == 1).then_some(())
+    });
+    let revokes = chancery.records_of("certificate.revoke", 1);
+    assert_eq!(revokes.len(), 1, "recorded once: {revokes:#?}");
+    chancery.run(&["audit", "verify"]).expect(0);
+}
+
+#[test]
+fn what_vault_was_asked_for_before_a_kill_is_asked_for_again_with_the_same_key() {
+    let Some(vault) = need("vault") else { return };
+    let files = directory();
+    let (vault, mut chancery, _) = under_vault(&vault, files.path());
+    let keys = |chancery: &Chancery| {
+        let all = std::fs::read_dir(chancery.data().join("keys")).unwrap();
+        let mut names: Vec<String> = all.map(|one| one.unwrap().file_name().into_string().unwrap()).collect();
+        names.retain(|name| name.starts_with("issuing"));
+        names.sort();
+        names
+    };
+    vault.seal();
+    chancery.run(&["ca", "rotate", "issuing"]).expect(1);
+    chancery.kill();
+    chancery.start();
+    chancery.run(&["ca", "rotate", "issuing"]).expect(1);
+    vault.unseal();
+    chancery.run(&["ca", "rotate", "issuing"]).expect(0);
+    assert_eq!(keys(&chancery), ["issuing-1.sealed", "issuing-2.sealed"], "no key that nothing names");
+    assert!(authorities(&chancery).contains(&("issuing 2".to_owned(), "active".to_owned())));
+    // A taint takes none that was asked for before; its key goes, on record.
+    vault.policy("path \"nothing\" { capabilities = [\"read\"] }");
+    chancery.run(&["ca", "rotate", "issuing"]).expect(1);
+    assert_eq!(keys(&chancery).len(), 3);
+    chancery.run(&["ca", "taint", "issuing 2", "--yes"]).expect(1);
+    let gone = chancery
+        .wait_for_record("ca.retire", |one| one["action"] == "ca.retire" && one["authority"]["name"] == "issuing 3");
+    assert_eq!(gone["authority"]["state"], "gone");
+    assert_eq!(keys(&chancery), ["issuing-1.sealed", "issuing-2.sealed", "issuing-4.sealed"]);
     chancery.run(&["audit", "verify"]).expect(0);
 }

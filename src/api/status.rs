@@ -124,7 +124,11 @@ pub fn of_revoke(why: &RevokeError) -> Status {
         RevokeError::Ledger(ledger) => Status::new(of_ledger(ledger).code(), why.to_string()),
         RevokeError::Partly { source, .. } => Status::new(of_ledger(source).code(), why.to_string()),
         RevokeError::Store(_) => Status::internal(why.to_string()),
-        RevokeError::Behind | RevokeError::Interrupted | RevokeError::Sign(_) => Status::unavailable(why.to_string()),
+        RevokeError::Behind
+        | RevokeError::Interrupted
+        | RevokeError::Sign(_)
+        | RevokeError::Upstream(_)
+        | RevokeError::NotListed { .. } => Status::unavailable(why.to_string()),
     }
 }
 
@@ -133,9 +137,15 @@ pub fn of_revoke(why: &RevokeError) -> Status {
 pub fn of_act(why: &ActError) -> Status {
     match why {
         ActError::NotThere { .. } => Status::not_found(why.to_string()),
-        ActError::Root { .. } | ActError::Above { .. } | ActError::NotPrepared { .. } | ActError::NoRoom { .. } => {
-            Status::failed_precondition(why.to_string())
-        }
+        ActError::Root { .. }
+        | ActError::Above { .. }
+        | ActError::NotPrepared { .. }
+        | ActError::NotReady { .. }
+        | ActError::LeftBehind { .. }
+        | ActError::NoRoom { .. }
+        | ActError::Authority(
+            AuthorityError::SameRoot { .. } | AuthorityError::TooManyRoots { .. } | AuthorityError::NoUpstream { .. },
+        ) => Status::failed_precondition(why.to_string()),
         ActError::Authority(AuthorityError::Ledger(ledger)) => Status::new(of_ledger(ledger).code(), why.to_string()),
         ActError::Busy | ActError::Authority(_) => Status::unavailable(why.to_string()),
     }

@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use time::OffsetDateTime;
+use tokio::sync::watch;
 use tonic::Status;
 use tracing::error;
 
 use super::addresses::Addresses;
 use super::lag::IndexLag;
 use super::reload::Reloader;
-use super::state::State;
+use super::roots;
+use super::state::{State, upstream};
 use crate::api::admin::backend::{
     AuthoritySchedule, Backend, Head, Holding, IssueAsk, LedgerAccess, PolicyInForce, Receipt, ServerFacts,
 };
@@ -21,13 +23,15 @@ use crate::attest::AttestError;
 use crate::audit::event::{Event, Sealed};
 use crate::audit::ledger::{Health, Ledger, Position};
 use crate::audit::personal::ErasurePool;
+use crate::ca::authority::another_upstream;
+use crate::ca::authority::root;
 use crate::ca::issue::{IssueRequest, Issued, KeyRequest, RequestContext, Street, Unattested};
-use crate::ca::slot::{Authorities, Authority, Level};
+use crate::ca::slot::{Authorities, Authority, Level, Name};
 use crate::caller::Caller;
 use crate::clock::{Clock, rfc3339_seconds};
 use crate::feed::Feed;
 use crate::identity::TrustDomain;
-use crate::policy::schedule::{AuthorityTimes, authority_plan};
+use crate::policy::schedule::{AuthorityTimes, Evidence, RootTimes, authority_plan};
 use crate::policy::{ADMIN_SOCKET, Wanted};
 use crate::proto::chancery::admin::v1 as pb;
 use crate::revocation::{CrlSet, Revoker};
@@ -50,6 +54,9 @@ pub(super) struct AppBackend {
     lag: IndexLag,
     sealed_beside: bool,
     issuing_lifetime: Duration,
+    silent_wait: Option<Duration>,
+    upstream: Option<String>,
+    evidence: watch::Receiver<Option<Arc<Evidence<Name>>>>,
     started_at: OffsetDateTime,
     listeners: Vec<pb::Listener>,
     notes: Vec<String>,
@@ -74,10 +81,18 @@ impl AppBackend {
             lag,
             sealed_beside: settings.sealing_key.is_none(),
             issuing_lifetime: settings.ca.issuing.lifetime,
+            silent_wait: settings.ca.silent_wait,
+            upstream: upstream(settings).map(|upstream| upstream.name().to_owned()),
+            evidence: state.evidence.subscribe(),
             started_at: state.started_at,
             listeners: listeners(addresses),
             notes: state.notes.clone(),
         }
+    }
+
+    fn times(&self) -> Option<RootTimes> {
+        let issuing = AuthorityTimes::new(self.issuing_lifetime, self.street.policy().longest_lifetime()).ok()?;
+        Some(root::times(issuing, self.issuing_lifetime, self.silent_wait))
     }
 
     fn authorities_now(&self) -> Arc<Authorities> {
@@ -90,6 +105,8 @@ impl AppBackend {
         let mut warnings: Vec<String> = self.sealed_beside.then(|| sealed.to_owned()).into_iter().collect();
         warnings.extend(self.notes.iter().cloned());
         warnings.extend(self.reloader.warnings());
+        let root = self.authorities_now().active_root();
+        warnings.extend(root.and_then(|root| another_upstream(&root, self.upstream.as_deref())));
         warnings
     }
 }
@@ -148,15 +165,16 @@ fn crl_problems(published: &CrlSet, authorities: &Authorities, now: OffsetDateTi
     late.chain(without).collect()
 }
 
-/// A number that grows with every change of the bundle: the second in which its newest root became what it is.
+/// A number that grows with every change of the bundle: the second in which a root last changed.
 pub(super) fn bundle_sequence(authorities: &Authorities) -> u64 {
-    let newest = authorities.at(Level::Root).map(|root| root.since().unix_timestamp()).max();
+    let newest = authorities.roots_changed().map(OffsetDateTime::unix_timestamp);
     newest.and_then(|second| u64::try_from(second).ok()).unwrap_or(0)
 }
 
-/// The roots of `authorities` as a bundle.
-pub(super) fn bundle(trust_domain: &TrustDomain, authorities: &Authorities) -> Bundle {
-    Bundle::new(trust_domain.clone(), authorities.trusted_roots())
+/// The roots of `authorities` as a bundle: those that have a CRL in what is published, as on every stream.
+pub(super) fn bundle(trust_domain: &TrustDomain, authorities: &Authorities, published: &CrlSet) -> Bundle {
+    let listed = |key_id: &[u8]| published.of(&hex::encode(key_id)).is_some();
+    Bundle::new(trust_domain.clone(), authorities.trusted_roots_if(listed))
         .expect("the roots were read as CA certificates when they were loaded or made")
 }
 
@@ -186,7 +204,8 @@ impl Backend for AppBackend {
                 context: RequestContext { request_id: ask.request_id, ..RequestContext::default() },
             };
             let issued = self.street.issue(caller, request).await.map_err(|why| status::of_issue(&why))?;
-            Ok(wire(&issued, &bundle(&self.trust_domain, &self.authorities_now())))
+            let published = self.revoker.published();
+            Ok(wire(&issued, &bundle(&self.trust_domain, &self.authorities_now(), &published)))
         })
     }
 
@@ -204,20 +223,29 @@ impl Backend for AppBackend {
         self.feed.count_live(|proxy| proxy.renew_at.is_some_and(|due| due < at))
     }
 
+    fn evidence(&self) -> Option<(String, pb::RootEvidence)> {
+        let evidence = self.evidence.borrow().clone()?;
+        Some((evidence.root.to_string(), roots::wire(&evidence, self.clock.now())))
+    }
+
     fn authorities(&self) -> Vec<AuthoritySchedule> {
         let (authorities, now) = (self.authorities_now(), self.clock.now());
-        let bundles = Arc::clone(&self.feed.bundles().borrow());
-        let current = bundles.get(&self.trust_domain).map(|bundle| bundle.version.as_str());
-        let held_by = self.feed.count_live(|proxy| !proxy.is_certificate && proxy.acked_version.as_deref() == current);
-        let times = AuthorityTimes::new(self.issuing_lifetime, self.street.policy().longest_lifetime()).ok();
+        let held_by = |key_id: &String| self.feed.count_live(|proxy| proxy.covers.contains(key_id));
+        let root = authorities.active_root().map(|root| root.name());
+        let next = |authority: &Arc<Authority>| {
+            let times = self.times()?.issuing;
+            let has_turn = || authorities.root_of(authority).map(|root| root.name()) == root;
+            match (authority.name().level, authority.state()) {
+                (Level::Root | Level::Intermediate, _) => None,
+                (Level::Issuing, crate::ca::slot::State::Prepared) if !has_turn() => None,
+                (Level::Issuing, _) => authority_plan(&[authority.slot(times.longest_leaf())], times, now).next,
+            }
+        };
         let schedule = |authority: &Arc<Authority>| AuthoritySchedule {
+            held_by: held_by(&hex::encode(authority.issuer().key_id())),
             key_id: hex::encode(authority.issuer().key_id()),
-            next_change_at: times.and_then(|times| {
-                let slot = authority.slot(times.longest_leaf());
-                let issuing = authority.name().level == Level::Issuing;
-                issuing.then(|| authority_plan(&[slot], times, now).next).flatten()
-            }),
-            held_by: if authority.name().level == Level::Root { held_by } else { 0 },
+            next_change_at: next(authority),
+            published_at: authority.published(),
         };
         [Level::Root, Level::Intermediate, Level::Issuing]
             .iter()
@@ -228,7 +256,7 @@ impl Backend for AppBackend {
 
     fn bundle(&self) -> pb::Bundle {
         let authorities = self.authorities_now();
-        let bundle = bundle(&self.trust_domain, &authorities);
+        let bundle = bundle(&self.trust_domain, &authorities, &self.revoker.published());
         let json = bundle.spiffe_json(bundle_sequence(&authorities), REFRESH_HINT_S);
         pb::Bundle {
             trust_domain: self.trust_domain.to_string(),
@@ -251,6 +279,7 @@ impl Backend for AppBackend {
         problems.extend(self.lag.problem());
         let ready = problems.is_empty();
         problems.extend(crl_problems(&self.revoker.published(), &authorities, now));
+        problems.extend(self.times().and_then(|times| roots::late(&authorities, times, now)));
         ServerFacts {
             trust_domain: self.trust_domain.to_string(),
             started_at: Some(self.started_at),

@@ -18,6 +18,7 @@ pub mod projection;
 pub mod recover;
 pub mod reload;
 mod replace;
+mod roots;
 mod snapshot;
 pub mod sockets;
 mod state;
@@ -39,6 +40,7 @@ use crate::ca::issue::Street;
 use crate::config::Settings;
 use crate::feed::Feed;
 use crate::rotation;
+use crate::rotation::evidence::Witness;
 
 use addresses::{Addresses, AddressesFile};
 use backend::{AppBackend, AppLedger};
@@ -161,7 +163,14 @@ impl Bound {
         if let Some(listener) = http {
             http::serve(listener, Web::new(&state, feed.clone(), lag), HttpLimits::default(), &state.tasks);
         }
-        go_on_by_themselves(&mut state, reloader, orders);
+        let witness = Witness::new(
+            feed.clone(),
+            Arc::clone(&state.store),
+            state.ledger.reader(),
+            state.clock.clone(),
+            state.evidence.clone(),
+        );
+        go_on_by_themselves(&mut state, reloader, orders, witness);
         let file = AddressesFile::write(state.directory.path(), &addresses)?;
         info!(trust_domain = %settings.trust_domain, "ready");
         notify::ready(&format!("serving {}", settings.trust_domain));
@@ -187,11 +196,12 @@ impl Bound {
 }
 
 /// What the server does without being asked.
-fn go_on_by_themselves(state: &mut State, reloader: Reloader, orders: mpsc::Receiver<acts::Order>) {
+fn go_on_by_themselves(state: &mut State, reloader: Reloader, orders: mpsc::Receiver<acts::Order>, witness: Witness) {
     let (stopping, clock) = (state.tasks.stopping(), || state.clock.clone());
     if let Some(keeper) = state.keeper.take() {
-        let authorities = rotation::authorities(keeper, orders, state.street.clone(), clock(), stopping.clone());
-        state.tasks.spawn("rotation.authorities", authorities);
+        let (street, tasks, clock) = (state.street.clone(), state.tasks.clone(), clock());
+        let parts = rotation::Parts { keeper, orders, street, witness, clock, tasks };
+        state.tasks.spawn("rotation.authorities", rotation::authorities(parts));
     }
     state.tasks.spawn("revocation.lists", state.revoker.clone().keep(stopping.clone()));
     let refusals = rotation::refusals(state.street.clone(), clock(), stopping.clone());

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use time::OffsetDateTime;
+use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use super::directory::{DataDirectory, DirectoryError};
@@ -28,6 +29,7 @@ use crate::feed::Feed;
 use crate::feed::street::StreetSource;
 use crate::identity::TrustDomain;
 use crate::keys::sealed::{SealedError, SealedStore};
+use crate::policy::schedule::Evidence;
 use crate::policy::{Policy, starter};
 use crate::revocation::{Revoker, RevokerParts};
 use crate::secret::{SecretFileError, write_private};
@@ -35,8 +37,7 @@ use crate::store::embedded::{Embedded, Opened};
 use crate::store::{Store, StoreError};
 use crate::tasks::Tasks;
 use crate::telemetry::{Measured, Metrics};
-use crate::upstream::Upstream;
-use crate::upstream::vault::Vault;
+use crate::upstream::{Upstream, UpstreamSettings};
 
 /// The sealed file of the ledger's signing key.
 pub(super) const LEDGER_KEY: &str = "ledger-1";
@@ -119,6 +120,8 @@ pub(super) struct State {
     pub(super) store: Arc<dyn Store>,
     pub(super) street: Street,
     pub(super) revoker: Revoker,
+    /// What is known of a root that waits.
+    pub(super) evidence: watch::Sender<Option<Arc<Evidence<Name>>>>,
     pub(super) metrics: Metrics,
     /// Until it is handed to its task.
     pub(super) keeper: Option<Keeper>,
@@ -143,7 +146,6 @@ impl State {
         let mut notes: Vec<String> = opened.recovered.iter().map(whole_again).collect();
         let (store, mut projection) = index(&directory, &ledger, &mut notes)?;
         let (started_at, metrics) = (clock.now(), metrics(&ledger, &mut projection, clock.now()));
-        let upstream = upstream(settings);
         let parts = KeeperParts {
             keys,
             ledger: ledger.clone(),
@@ -151,7 +153,7 @@ impl State {
             entropy: entropy.clone(),
             recorder: recorder.clone(),
             plan: plan(settings, &policy),
-            upstream: upstream.clone(),
+            upstream: upstream(settings),
         };
         let mut keeper = Keeper::open(parts, &store.authorities()?, &store.live(clock.now().unix_timestamp())?)?;
         let street = Street::new(Parts {
@@ -173,7 +175,7 @@ impl State {
             trust_domain: settings.trust_domain.clone(),
             directory: directory.path().join("crl"),
             times: settings.crl,
-            upstream,
+            upstream: upstream(settings),
         };
         let (revoker, made) = establish(parts, &mut keeper).await?;
         record_in_force(settings, &street, &ledger, &*store, &recorder, clock.now()).await?;
@@ -193,6 +195,7 @@ impl State {
             store,
             street,
             revoker,
+            evidence: watch::Sender::default(),
             metrics,
             keeper: Some(keeper),
             made,
@@ -328,8 +331,8 @@ fn holds_nothing(ledger: &Path) -> bool {
 }
 
 /// Who signs the issuing CA, where that is not a root of our own.
-fn upstream(settings: &Settings) -> Option<Arc<dyn Upstream>> {
-    settings.upstream.clone().map(|vault| Arc::new(Vault::new(vault)) as Arc<dyn Upstream>)
+pub(super) fn upstream(settings: &Settings) -> Option<Arc<dyn Upstream>> {
+    settings.upstream.clone().map(UpstreamSettings::build)
 }
 
 fn plan(settings: &Settings, policy: &Policy) -> AuthorityPlan {
@@ -340,6 +343,8 @@ fn plan(settings: &Settings, policy: &Policy) -> AuthorityPlan {
         issuing_key: settings.ca.issuing.key,
         issuing_lifetime: settings.ca.issuing.lifetime,
         longest_leaf: policy.longest_lifetime(),
+        crl_scope: settings.crl.scope,
+        silent_wait: settings.ca.silent_wait,
     }
 }
 

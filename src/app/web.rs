@@ -114,7 +114,7 @@ impl HttpSources for Web {
     fn bundle(&self) -> Option<BundleDocument> {
         let authorities = self.street.authorities();
         let authorities = authorities.borrow();
-        let bundle = bundle(&self.trust_domain, &authorities);
+        let bundle = bundle(&self.trust_domain, &authorities, &self.revoker.published());
         Some(BundleDocument {
             version: bundle.version().to_owned(),
             pem: bundle.pem().into(),

@@ -64,6 +64,9 @@ pub enum Action {
     /// An authority was made and is not used yet.
     #[serde(rename = "ca.prepare")]
     CaPrepare,
+    /// A prepared root, and the CRL of every CA below it, is in what everyone is sent from now on.
+    #[serde(rename = "ca.publish")]
+    CaPublish,
     /// An authority signs from now on; the one before it retires.
     #[serde(rename = "ca.activate")]
     CaActivate,
@@ -122,7 +125,7 @@ pub enum Action {
 
 impl Action {
     /// Every action, in the order of documentation.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::CertificateIssue,
         Self::CertificateSigned,
         Self::CertificateRenew,
@@ -135,6 +138,7 @@ impl Action {
         Self::AttestAccept,
         Self::AttestRefuse,
         Self::CaPrepare,
+        Self::CaPublish,
         Self::CaActivate,
         Self::CaTaint,
         Self::CaRetire,
@@ -171,6 +175,7 @@ impl Action {
             Self::AttestAccept => "attest.accept",
             Self::AttestRefuse => "attest.refuse",
             Self::CaPrepare => "ca.prepare",
+            Self::CaPublish => "ca.publish",
             Self::CaActivate => "ca.activate",
             Self::CaTaint => "ca.taint",
             Self::CaRetire => "ca.retire",
@@ -408,6 +413,7 @@ fn frameworks(action: Action) -> Vec<Framework> {
         | Action::AttestAccept
         | Action::AttestRefuse => vec![Framework::Hipaa, Framework::Iso27001, Framework::PciDss, Framework::Soc2],
         Action::CaPrepare
+        | Action::CaPublish
         | Action::CaActivate
         | Action::CaTaint
         | Action::CaRetire

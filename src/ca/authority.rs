@@ -14,6 +14,8 @@
 //! The index of the ledger is where a start reads them from, so the ledger alone can rebuild the hierarchy.
 
 pub mod acts;
+mod error;
+pub mod root;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,28 +26,29 @@ use time::OffsetDateTime;
 use tokio::sync::watch;
 use tracing::info;
 
-use super::sign::SignError;
-use super::slot::{Authorities, Authority, Level, Name, State};
+use super::slot::{Authorities, Authority, Level, Name, State, word};
 use crate::audit::event::{Action, AuthorityFacts, Event, Outcome, Recorder};
-use crate::audit::ledger::{Ledger, LedgerError, Position};
-use crate::clock::{Clock, rfc3339_seconds};
+use crate::audit::ledger::Ledger;
+use crate::clock::{Clock, parse_rfc3339, rfc3339_seconds};
 use crate::entropy::Entropy;
 use crate::identity::TrustDomain;
-use crate::keys::sealed::{SealedError, SealedStore};
-use crate::policy::schedule::{AuthoritySlot, AuthorityTimes, Due, TooShort, authority_plan};
+use crate::keys::sealed::SealedStore;
+use crate::policy::schedule::{AuthoritySlot, AuthorityTimes, Due, Evidence, TooShort, authority_plan};
 use crate::store::{AuthorityRow, LiveCount};
-use crate::upstream::{Upstream, UpstreamError};
+use crate::upstream::Upstream;
 use crate::x509::KeyAlgorithm;
-use crate::x509::chain::IssuerError;
-use crate::x509::draft::DraftError;
-use crate::x509::key::KeyFault;
+use crate::x509::crl::Scope;
 
 mod above;
+mod held;
 mod load;
 mod make;
 mod received;
+mod unanswered;
 
 use above::Pending;
+pub use above::another_upstream;
+pub use error::AuthorityError;
 pub use received::ReceivedError;
 
 /// The longest that the authorities are left alone, so that a jump of the clock is noticed.
@@ -69,117 +72,10 @@ pub struct AuthorityPlan {
     pub issuing_lifetime: Duration,
     /// The longest life of a leaf that policy may grant: an issuing CA is replaced while it can still outlive one.
     pub longest_leaf: Duration,
-}
-
-/// Why an authority could not be made, loaded or moved.
-#[derive(Debug, thiserror::Error)]
-pub enum AuthorityError {
-    /// The clock is before the authority's certificate.
-    #[error("the clock says {now}, but {name} is valid only from {not_before}: set the clock right, then start again")]
-    ClockBehind {
-        /// Which authority.
-        name: String,
-        /// What the clock says.
-        now: String,
-        /// When its certificate begins.
-        not_before: String,
-    },
-    /// The authority's certificate has ended.
-    #[error(
-        "{name} ended at {not_after}, and the clock says {now}: if the clock is right, move the data directory away and start a new authority"
-    )]
-    Ended {
-        /// Which authority.
-        name: String,
-        /// What the clock says.
-        now: String,
-        /// When its certificate ended.
-        not_after: String,
-    },
-    /// The ledger's record of an authority cannot be used.
-    #[error("the record of {name} cannot be used: {why}. Run chancery audit verify")]
-    Record {
-        /// Which authority.
-        name: String,
-        /// What is wrong with it.
-        why: &'static str,
-    },
-    /// The sealed key is not the one in the certificate.
-    #[error("the sealed key of {name} is not the key of its certificate: put back keys/{file} as it was", file = name.replace(' ', "-"))]
-    OtherKey {
-        /// Which authority.
-        name: String,
-    },
-    /// The issuing CA would end before its leaves.
-    #[error(transparent)]
-    TooShort(#[from] TooShort),
-    /// A certificate in the ledger cannot be read.
-    #[error("the certificate of an authority cannot be used: {0}")]
-    Issuer(#[from] IssuerError),
-    /// Its key could not be made or opened.
-    #[error(transparent)]
-    Key(#[from] SealedError),
-    /// Its public key is not of a kind that is certified.
-    #[error("the public key of an authority cannot be certified: {0}")]
-    PublicKey(#[from] KeyFault),
-    /// Its certificate could not be prepared.
-    #[error("the certificate of an authority cannot be prepared: {0}")]
-    Draft(#[from] DraftError),
-    /// The upstream signed nothing.
-    #[error(transparent)]
-    Upstream(#[from] UpstreamError),
-    /// What the upstream signed cannot be used.
-    #[error("{upstream} signed a certificate that cannot be used: {source}")]
-    Received {
-        /// Who.
-        upstream: String,
-        /// Why not.
-        #[source]
-        source: ReceivedError,
-    },
-    /// An upstream that stands under another root.
-    #[error(
-        "{upstream} now signs under another root ({found}) than the one that is trusted here ({here}): nothing was changed. If nobody meant that, look for an intruder; put the old issuer back, or begin a new data directory"
-    )]
-    OtherRoot {
-        /// Who.
-        upstream: String,
-        /// Its root's subject and key identifier.
-        found: String,
-        /// Ours, by name.
-        here: String,
-    },
-    /// The root's key is ours, and an upstream is configured.
-    #[error(
-        "{name} is a root of this server's own, but [upstream.vault] names another authority above it: take that table out, or begin a new data directory"
-    )]
-    OwnRoot {
-        /// The root.
-        name: String,
-    },
-    /// The root is an upstream's, and none is configured.
-    #[error("{name} is the root of {upstream}: write [upstream.vault] again, because the next issuing CA needs it")]
-    NoUpstream {
-        /// The root.
-        name: String,
-        /// Whose it is.
-        upstream: String,
-    },
-    /// There is no CRL of an authority that should sign from now on.
-    #[error("the CRLs could not be published, so no authority is activated: {0}")]
-    Lists(String),
-    /// Nothing could be recorded.
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
-    /// It was recorded but not signed.
-    #[error("recorded as {position}, but not signed: {source}")]
-    Sign {
-        /// The record.
-        position: Position,
-        /// What happened.
-        #[source]
-        source: SignError,
-    },
+    /// Of which CAs of a chain a CRL is needed: those must be able to sign one.
+    pub crl_scope: Scope,
+    /// How long a new root waits for whoever acknowledges nothing; the longest leaf and a look at the bundle where absent.
+    pub silent_wait: Option<Duration>,
 }
 
 /// What the keeper works with.
@@ -218,8 +114,12 @@ pub struct Keeper {
     last_issuing: u32,
     /// What the upstream was asked and did not sign yet.
     pending: Option<Pending>,
+    /// What was asked for before this run and has no certificate, oldest first.
+    unanswered: Vec<AuthorityRow>,
     current: watch::Sender<Arc<Authorities>>,
     lists: Option<Arc<dyn Lists>>,
+    /// What is known of the root that is to be next.
+    evidence: Option<Evidence<Name>>,
     /// The operator's order that is being carried out.
     acting: Option<acts::Acting>,
 }
@@ -243,23 +143,31 @@ impl Keeper {
             last_intermediate: 0,
             last_issuing: 0,
             pending: None,
+            unanswered: Vec::new(),
             current: watch::Sender::default(),
             lists: None,
+            evidence: None,
             acting: None,
         };
         let mut all: Vec<Arc<Authority>> = Vec::new();
+        let held = keeper.held_key();
         for row in rows {
             let name: Name = row.name.parse().map_err(|_| record(&row.name, "its name has another form"))?;
             let last = keeper.last(name.level);
             *last = name.number.max(*last);
-            if let Some(mut authority) = keeper.load(name, row, rows)? {
+            if unanswered::is_unanswered(name, row) {
+                keeper.unanswered.push(row.clone());
+            }
+            if let Some(mut authority) = keeper.load(name, row, rows, held.as_ref())? {
                 let last = live.get(&row.key_id).and_then(|count| count.last_minute);
                 authority.last_before = last.and_then(end_of_minute);
                 all.push(Arc::new(authority));
             }
         }
-        let authorities = Authorities { all };
-        keeper.check_upstream(&authorities)?;
+        let roots = rows.iter().filter(|row| row.level == word(Level::Root));
+        let roots_changed = roots.filter_map(|row| parse_rfc3339(&row.since).ok()).max();
+        let authorities = Authorities { all, roots_changed };
+        keeper.tell_of_another_upstream(&authorities);
         keeper.check_time(&authorities)?;
         keeper.current.send_replace(Arc::new(authorities));
         Ok(keeper)
@@ -283,32 +191,44 @@ impl Keeper {
     pub async fn establish(&mut self) -> Result<Vec<Name>, AuthorityError> {
         let mut made = Vec::new();
         let now = self.parts.clock.now();
+        self.clear_unanswered().await?;
         // Where an upstream signs, its CAs come with the issuing CA's certificate.
-        let levels: &[Level] =
-            if self.parts.upstream.is_some() { &[Level::Issuing] } else { &[Level::Root, Level::Issuing] };
+        let comes_along = self.parts.upstream.is_some() && self.authorities().active_root().is_none();
+        let levels: &[Level] = if comes_along { &[Level::Issuing] } else { &[Level::Root, Level::Issuing] };
         for &level in levels {
             let usable = |authority: &Arc<Authority>| authority.is_active() && now < authority.issuer.not_after();
             let newest =
                 self.authorities().at(level).filter(|a| usable(a)).map(|a| a.name).max_by_key(|name| name.number);
-            if let Some(newest) = newest {
-                self.retire_all_but(newest).await?;
-            } else {
-                let name = match self.prepared(level) {
-                    Some(name) => name,
-                    None => self.prepare(level).await?,
-                };
-                self.activate(name).await?;
-                made.push(name);
+            match newest {
+                // Of two roots the older one retires when a CA below the newer one signs.
+                Some(_) if level == Level::Root => {}
+                Some(newest) => self.retire_all_but(newest).await?,
+                None => {
+                    let name = match self.prepared(level) {
+                        Some(name) => name,
+                        None => self.prepare(level).await?,
+                    };
+                    self.activate(name).await?;
+                    made.push(name);
+                }
             }
         }
         Ok(made)
     }
 
-    /// Does what is due for the issuing CAs and says when to come again.
+    /// Does what is due for roots and issuing CAs and says when to come again.
     ///
     /// # Errors
-    /// [`AuthorityError`]; nothing is lost, the same step is due again.
+    /// [`AuthorityError`]; nothing is lost, the same step is due again. What could be done was.
     pub async fn step(&mut self) -> Result<OffsetDateTime, AuthorityError> {
+        let roots = self.step_roots().await;
+        let issuing = self.step_issuing().await;
+        // A root retires once a CA below the next one signs.
+        let after = self.step_roots().await;
+        Ok(roots?.min(issuing?).min(after?))
+    }
+
+    async fn step_issuing(&mut self) -> Result<OffsetDateTime, AuthorityError> {
         for _ in 0..MOST_STEPS {
             let (slots, now) = (self.slots(), self.parts.clock.now());
             let plan = authority_plan(&slots, self.times, now);
@@ -344,25 +264,40 @@ impl Keeper {
     /// Whether the root outlives a further issuing CA long enough for one to be of use: a CA that is cut at the root's
     /// end would be over as soon as it is made.
     fn has_room(&self, now: OffsetDateTime) -> bool {
-        // What an upstream signs is looked at once it is there.
-        if self.parts.upstream.is_some() {
-            return true;
-        }
         let least = self.parts.plan.longest_leaf * 3;
-        self.authorities().active_root().is_some_and(|root| root.issuer.not_after() - now > least)
+        // What an upstream signs is looked at once it is there.
+        let is_long = |root: Arc<Authority>| root.key.is_none() || root.issuer.not_after() - now > least;
+        self.authorities().active_root().is_some_and(is_long)
     }
 
+    /// The issuing CAs that have their turn: not those that wait for the root above them.
     fn slots(&self) -> Vec<AuthoritySlot<Name>> {
-        let longest_leaf = self.parts.plan.longest_leaf;
-        self.authorities().at(Level::Issuing).map(|authority| authority.slot(longest_leaf)).collect()
+        let (longest_leaf, authorities) = (self.parts.plan.longest_leaf, self.authorities());
+        let has_turn = |authority: &&Arc<Authority>| match authority.state {
+            State::Prepared | State::Active => self.is_under_the_active_root(authority),
+            State::Retiring | State::Tainted | State::Gone => true,
+        };
+        authorities.at(Level::Issuing).filter(has_turn).map(|authority| authority.slot(longest_leaf)).collect()
+    }
+
+    fn is_under_the_active_root(&self, authority: &Authority) -> bool {
+        let authorities = self.authorities();
+        let active = authorities.active_root().map(|root| root.name);
+        authorities.root_of(authority).map(|root| root.name) == active
     }
 
     fn authorities(&self) -> Arc<Authorities> {
         Arc::clone(&self.current.borrow())
     }
 
+    /// What a start that was cut short left.
     fn prepared(&self, level: Level) -> Option<Name> {
-        self.authorities().at(level).find(|a| a.state == State::Prepared).map(|a| a.name)
+        let authorities = self.authorities();
+        let counts = |a: &&Arc<Authority>| {
+            let first = level == Level::Root || authorities.active_root().is_none();
+            a.state == State::Prepared && (first || self.is_under_the_active_root(a))
+        };
+        authorities.at(level).find(counts).map(|a| a.name)
     }
 
     fn last(&mut self, level: Level) -> &mut u32 {
@@ -394,9 +329,13 @@ impl Keeper {
     /// Steps 4 and 5: its CRL is out, it signs from now on, the one before it retires.
     async fn activate(&mut self, name: Name) -> Result<(), AuthorityError> {
         self.publish_lists().await?;
-        self.activate_above().await?;
+        self.activate_above(name).await?;
         self.transition(name, Action::CaActivate, State::Active).await?;
-        self.retire_all_but(name).await
+        match name.level {
+            // The plan of roots says when the one before it retires.
+            Level::Root => Ok(()),
+            Level::Intermediate | Level::Issuing => self.retire_all_but(name).await,
+        }
     }
 
     async fn publish_lists(&self) -> Result<(), AuthorityError> {
@@ -417,11 +356,22 @@ impl Keeper {
 
     /// Records the new state, then makes it visible.
     async fn transition(&mut self, name: Name, action: Action, state: State) -> Result<(), AuthorityError> {
+        self.transition_for(name, action, state, None).await
+    }
+
+    async fn transition_for(
+        &mut self,
+        name: Name,
+        action: Action,
+        state: State,
+        why: Option<String>,
+    ) -> Result<(), AuthorityError> {
         let authorities = self.authorities();
         let Some(authority) = authorities.all.iter().find(|a| a.name == name) else {
             return Err(record(&name.to_string(), "it vanished"));
         };
-        let position = self.parts.ledger.append(self.event(action, authority.facts(state), |_| {})).await?;
+        let event = self.event(action, authority.facts(state), |event| event.reason = why.or(event.reason.take()));
+        let position = self.parts.ledger.append(event).await?;
         info!(authority = %name, state = state.as_str(), "authority");
         let since = self.parts.clock.now();
         self.publish(|all| {
@@ -437,6 +387,12 @@ impl Keeper {
     fn publish(&self, change: impl FnOnce(&mut Vec<Arc<Authority>>)) {
         let mut next = Authorities::clone(&self.authorities());
         change(&mut next.all);
+        let was = |authorities: &Authorities| {
+            authorities.at(Level::Root).map(|root| (root.name, root.state)).collect::<Vec<_>>()
+        };
+        if was(&next) != was(&self.authorities()) {
+            next.roots_changed = Some(self.parts.clock.now());
+        }
         self.current.send_replace(Arc::new(next));
     }
 

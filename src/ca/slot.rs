@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 use crate::audit::event::AuthorityFacts;
 use crate::ca::sign::SigningKey;
 use crate::policy::schedule::AuthoritySlot;
-use crate::x509::chain::Issuer;
+use crate::x509::chain::{Issuer, LONGEST_CHAIN};
 
 pub use crate::policy::schedule::AuthorityState as State;
 pub use crate::x509::profile::Level;
@@ -94,6 +94,8 @@ pub struct Authority {
     pub(super) key: Option<SigningKey>,
     /// Who signed it, where that was not an authority of this server.
     pub(super) upstream: Option<String>,
+    /// For a root: since when it is in every bundle.
+    pub(super) published: Option<OffsetDateTime>,
     /// When the last leaf under it expires that was signed before this run; that may have been under another policy.
     pub(super) last_before: Option<OffsetDateTime>,
 }
@@ -115,6 +117,12 @@ impl Authority {
     #[must_use]
     pub fn since(&self) -> OffsetDateTime {
         self.since
+    }
+
+    /// For a root: since when it is in every bundle; nothing before that is on record.
+    #[must_use]
+    pub fn published(&self) -> Option<OffsetDateTime> {
+        self.published
     }
 
     /// Whether leaves are signed by it now.
@@ -174,6 +182,8 @@ impl Authority {
 #[derive(Debug, Clone, Default)]
 pub struct Authorities {
     pub(super) all: Vec<Arc<Authority>>,
+    /// When a root last changed its state, those that are gone among them.
+    pub(super) roots_changed: Option<OffsetDateTime>,
 }
 
 impl Authorities {
@@ -189,10 +199,45 @@ impl Authorities {
         self.at(Level::Issuing).filter(|a| a.is_active()).max_by_key(|a| a.name.number).cloned()
     }
 
-    /// The root under which new issuing CAs are made.
+    /// The root under which new issuing CAs are made: of two active ones (between an activation and the retirement that
+    /// follows it) the newer.
     #[must_use]
     pub fn active_root(&self) -> Option<Arc<Authority>> {
-        self.at(Level::Root).find(|authority| authority.is_active()).cloned()
+        self.at(Level::Root).filter(|a| a.is_active()).max_by_key(|a| a.name.number).cloned()
+    }
+
+    /// The root above `authority`; itself for a root, nothing where it is gone.
+    #[must_use]
+    pub fn root_of(&self, authority: &Authority) -> Option<Arc<Authority>> {
+        self.chain_of(authority).pop().filter(|top| top.name.level == Level::Root)
+    }
+
+    /// `authority` and those above it, nearest first.
+    #[must_use]
+    pub fn chain_of(&self, authority: &Authority) -> Vec<Arc<Authority>> {
+        let named = |name: Name| self.all.iter().find(|one| one.name == name).cloned();
+        let mut chain: Vec<Arc<Authority>> = named(authority.name).into_iter().collect();
+        while let Some(last) = chain.last().filter(|last| last.name.level != Level::Root && chain.len() < LONGEST_CHAIN)
+        {
+            let above = last.issuer.issuer_key_id();
+            let Some(next) = self.all.iter().find(|one| Some(one.issuer.key_id()) == above).cloned() else { break };
+            chain.push(next);
+        }
+        chain
+    }
+
+    /// Those below a root, oldest first.
+    #[must_use]
+    pub fn below(&self, root: Name) -> Vec<Arc<Authority>> {
+        let under = |one: &&Arc<Authority>| self.root_of(one).is_some_and(|top| top.name == root);
+        self.below_roots().filter(under).cloned().collect()
+    }
+
+    /// When what is trusted last changed: a number from it grows with every change of the bundle.
+    #[must_use]
+    pub fn roots_changed(&self) -> Option<OffsetDateTime> {
+        let of = |root: &Arc<Authority>| root.published.max(Some(root.since));
+        self.at(Level::Root).filter_map(of).max().max(self.roots_changed)
     }
 
     /// Whether a certificate by the authority `key_id` may still leave this program.

@@ -1,6 +1,7 @@
 //! `chancery ca`: roots and issuing CAs, who holds them and what comes next; and the operator's hands on them.
 
 pub mod acts;
+pub mod roots;
 
 use clap::{Args, Subcommand};
 use time::OffsetDateTime;
@@ -18,12 +19,14 @@ const MOST_BELOW: usize = 5;
 pub enum Ca {
     /// Shows roots and issuing CAs with their state
     Show(Show),
-    /// Has the next issuing CA sign from now on; the one before it stays for its certificates
+    /// Has the next issuing CA sign from now on, or prepares the next root, which takes over once everyone holds it
     Rotate(acts::Rotate),
     /// Ends an issuing CA whose key was stolen: another signs, holders get new certificates, it is revoked
     Taint(acts::Taint),
-    /// Gives up a prepared issuing CA that shall not be used
-    Retire(acts::Retire),
+    /// Has a prepared root take over now; by itself it does so when everyone holds it
+    Activate(roots::Activate),
+    /// Gives up a prepared authority that shall not be used, or takes an old root out of every bundle
+    Retire(roots::Retire),
 }
 
 /// `ca show`.
@@ -40,7 +43,8 @@ impl Ca {
             Self::Show(args) => args.run(context).await,
             Self::Rotate(args) => acts::rotate(args, context).await,
             Self::Taint(args) => acts::taint(args, context).await,
-            Self::Retire(args) => acts::retire(args, context).await,
+            Self::Activate(args) => roots::activate(args, context).await,
+            Self::Retire(args) => roots::retire(args, context).await,
         }
     }
 }
@@ -139,6 +143,16 @@ fn under(issuing: &pb::Authority, now: OffsetDateTime) -> String {
 }
 
 fn next(list: &pb::AuthorityList, now: OffsetDateTime) -> String {
+    let root = |state: &str| list.authorities.iter().rfind(|one| one.level == "root" && one.state == state);
+    if let Some(waits) = root("prepared") {
+        let lacking = waits.evidence.as_ref().map(|evidence| roots::behind(evidence, now)).unwrap_or_default();
+        let heading = if lacking.is_empty() { String::new() } else { format!("{} is lacking at:\n", waits.name) };
+        return format!("{heading}{lacking}{}", roots::next(waits, now));
+    }
+    if let Some(old) = root("retiring") {
+        let name = &old.name;
+        return format!("Next: {name} leaves every bundle by itself when the last certificate under it has ended\n");
+    }
     let due = list.authorities.iter().filter_map(|one| Some((one.next_change_at.as_ref()?, one)));
     match due.min_by_key(|(at, _)| at.as_str()) {
         Some((at, one)) => {

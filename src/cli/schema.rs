@@ -164,6 +164,8 @@ fn of_a_server(page: &mut String) {
         not_before: BEGIN.into(),
         not_after: "2027-02-21T13:00:00Z".into(),
         upstream: Some("vault https://vault:8200 pki".into()),
+        published_at: None,
+        evidence: Some(evidence()),
         next_change_at: Some("2027-01-06T13:00:00Z".into()),
         live_certificates: 214,
         last_expires_at: Some(END.into()),
@@ -227,6 +229,26 @@ fn of_hands(page: &mut String) {
     section(page, "cert list --denied", &pb::DenyList { denies: vec![deny] });
 }
 
+fn evidence() -> pb::RootEvidence {
+    let behind = pb::LeftBehind {
+        serial: Some("595bda4015899a25942b1dc6818da020".into()),
+        identity: Some("spiffe://example.org/ns/pay/sa/api".into()),
+        node: Some("envoy-7f".into()),
+        caller: "unix:sds:uid=1003".into(),
+        why: "not connected".into(),
+        until: Some(END.into()),
+    };
+    pb::RootEvidence {
+        issuing: "issuing 4".into(),
+        holders: 214,
+        holding: 213,
+        behind: vec![behind],
+        silent_until: END.into(),
+        complete: false,
+        complete_by: Some(END.into()),
+    }
+}
+
 fn of_authorities(page: &mut String, reissued: Option<cert::rotate::RotateOutput>) {
     let step = |step: &str, authority: &str, record: u32| ca::acts::StepOutput {
         step: step.into(),
@@ -258,7 +280,32 @@ fn of_authorities(page: &mut String, reissued: Option<cert::rotate::RotateOutput
         ..Default::default()
     };
     section(page, "ca taint NAME` and, without `tainted` and `revoked`, `ca rotate issuing", &tainted);
-    let retired = pb::AuthorityRetired { name: "issuing 2".into(), record: RECORD.into(), act: RECORD.into() };
+    let activated = ca::acts::ActOutput {
+        authority: "root 2".into(),
+        state: "prepared".into(),
+        successor: Some("issuing 4".into()),
+        evidence: Some(evidence()),
+        record: Some(RECORD.into()),
+        steps: vec![
+            step("activated", "root 2", 20),
+            step("activated", "issuing 4", 21),
+            step("retired", "issuing 3", 22),
+            step("retired", "root 1", 23),
+        ],
+        streams: Some(428),
+        acked: 428,
+        elapsed_us: 41_000,
+        ..Default::default()
+    };
+    section(page, "ca activate NAME` and, with `prepared` and `published`, `ca rotate root", &activated);
+    let retired = pb::AuthorityRetired {
+        name: "root 1".into(),
+        record: RECORD.into(),
+        act: RECORD.into(),
+        state: "retiring".into(),
+        live_certificates: 1,
+        certificates: vec![certificate()],
+    };
     section(page, "ca retire NAME", &retired);
 }
 

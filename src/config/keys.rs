@@ -16,7 +16,7 @@ pub(super) const LISTS: [&str; 2] = ["sds.listen", "admin.operator"];
 pub(super) const EXAMPLES: [&str; 1] = ["admin.operator"];
 
 /// What a table is for, in the order of the file.
-pub(super) const TABLES: [(&str, &str); 15] = [
+pub(super) const TABLES: [(&str, &str); 16] = [
     ("", "The server as a whole."),
     ("keys", "The authorities' own keys, in `data_dir/keys`, each sealed."),
     (
@@ -37,6 +37,10 @@ pub(super) const TABLES: [(&str, &str); 15] = [
         "A Vault whose PKI engine signs the issuing CA, so that the root's key never comes here (docs/upstream.md). Without it the root is this server's own.",
     ),
     ("upstream.vault.login", "How this server logs in to that Vault. No secret is written here: files hold them."),
+    (
+        "upstream.files",
+        "An existing CA in PEM files, a corporate one or Istio's `cacerts`, above the issuing CA (docs/upstream.md). Every other path of this table is meant from `directory`.",
+    ),
     ("crl", "The lists of revoked certificates, one of each authority: pushed with the roots, and on `/crl`."),
     ("ledger", "The audit ledger. Nothing is issued that is not in it."),
     ("limits", "Every queue, wait and message has a bound; these are the ones that an installation may need to move."),
@@ -223,6 +227,14 @@ const PLACES: &[Key] = &[
         Default("\"3650d\""),
         "How long a new root lives.",
         "Too short: roots must be replaced in every client sooner. Too long: a stolen key is worth more.",
+    ),
+    key(
+        "ca.root",
+        "silent_wait",
+        "a span of time",
+        Derived("the longest lifetime in the policy and 5 minutes", "\"24h5m\""),
+        "How long a new root is in every bundle before it may take over, for the sake of whoever takes bundles and acknowledges nothing: over HTTP, by federation, in files. Those that acknowledge are waited for besides.",
+        "Too short: whoever looks less often refuses certificates under the new root until it looks again.",
     ),
     key(
         "ca.issuing",

@@ -164,6 +164,19 @@ pub enum SettingError {
         "not a mount or name in Vault: letters, digits, dots, dashes and underscores, parted by /, such as \"pki/mesh\""
     )]
     VaultPath,
+    /// Vault and files at once.
+    #[error(
+        "[upstream.vault] is there too, and only one of them can stand above the issuing CA: take one of the tables out"
+    )]
+    TwoUpstreams,
+    /// Files without their directory.
+    #[error("it has no directory: write directory = \"/etc/chancery/cacerts\", or leave the whole table out")]
+    NoFilesDirectory,
+    /// A file that the other way of signing has.
+    #[error(
+        "not with this signing: \"here\" has certificate_file, key_file and passphrase_file, \"elsewhere\" request_file and answer_file"
+    )]
+    OtherSigning,
     /// First and longest wait the wrong way round.
     #[error("longer than limits.renewal_retry_longest: make it shorter")]
     RetriesReversed,

@@ -28,7 +28,7 @@ use crate::identity::TrustDomain;
 use crate::policy::ADMIN_SOCKET;
 use crate::revocation::CrlTimes;
 use crate::toml_reader::{Mistake, Mistakes};
-use crate::upstream::vault::VaultSettings;
+use crate::upstream::UpstreamSettings;
 use crate::x509::KeyAlgorithm;
 
 pub use key::{Key, Presence};
@@ -76,7 +76,7 @@ pub struct Settings {
     /// The ledger.
     pub ledger: LedgerSettings,
     /// The authority above the issuing CA; a root of this server's own where there is none.
-    pub upstream: Option<VaultSettings>,
+    pub upstream: Option<UpstreamSettings>,
     /// Bounds.
     pub limits: Limits,
     /// The log for operators.
@@ -146,6 +146,8 @@ pub struct CaSettings {
     pub root: AuthoritySettings,
     /// The issuing CA.
     pub issuing: AuthoritySettings,
+    /// How long a new root waits for whoever acknowledges nothing; by the policy where absent.
+    pub silent_wait: Option<Duration>,
 }
 
 /// How an authority is made; existing ones keep what they are.
@@ -351,7 +353,7 @@ const MIB: u64 = 1 << 20;
 impl Default for CaSettings {
     fn default() -> Self {
         let authority = |days| AuthoritySettings { key: KeyAlgorithm::P256, lifetime: DAY * days };
-        Self { root: authority(3_650), issuing: authority(90) }
+        Self { root: authority(3_650), issuing: authority(90), silent_wait: None }
     }
 }
 

@@ -17,6 +17,7 @@ use crate::feed::FeedLimits;
 use crate::identity::TrustDomain;
 use crate::revocation::CrlTimes;
 use crate::toml_reader::{Document, Mistakes, Table, render_span};
+use crate::x509::crl::Scope;
 use crate::x509::profile::{AuthorityProfile, Profiles};
 
 /// What a sealing key that systemd hands over is written with.
@@ -55,7 +56,7 @@ pub(super) fn read(document: &Document<'_>, base: &Path) -> Option<Settings> {
     let ca = ca(&root.table("ca"));
     let crl = crl(&root.table("crl"));
     let ledger = ledger(&root.table("ledger"));
-    let upstream = upstream::vault(&root.table("upstream"), base);
+    let upstream = upstream::upstream(&root.table("upstream"), base, &dir);
     let limits = limits(&root.table("limits"));
     let log = log(&root.table("log"));
     root.done();
@@ -101,6 +102,7 @@ fn http(table: &Table<'_, '_>) -> Option<HttpSettings> {
 fn ca(table: &Table<'_, '_>) -> CaSettings {
     let (defaults, profiles) = (CaSettings::default(), Profiles::builtin());
     let (above, below) = (table.table("root"), table.table("issuing"));
+    let silent_wait = above.span("silent_wait", Duration::ZERO..=DAY * 90);
     let (root, root_reads) = authority(&above, profiles.root(), defaults.root);
     let (issuing, issuing_reads) = authority(&below, profiles.issuing(), defaults.issuing);
     // Both levels hand over at 0.6 of their life; a root must then still outlive a whole issuing CA.
@@ -108,7 +110,7 @@ fn ca(table: &Table<'_, '_>) -> CaSettings {
         below.note("lifetime", &SettingError::IssuingTooLong { root: render_span(root.lifetime) });
     }
     table.done();
-    CaSettings { root, issuing }
+    CaSettings { root, issuing, silent_wait }
 }
 
 /// An authority's settings, and whether its lifetime is as written or as by default.
@@ -133,8 +135,10 @@ fn crl(table: &Table<'_, '_>) -> CrlTimes {
     if resign_at > lifetime / 4 * 3 {
         table.note("resign_at", &SettingError::ResignedLate { lifetime: render_span(lifetime) });
     }
+    let scopes = [("whole-chain", Scope::WholeChain), ("leaf-only", Scope::LeafOnly)];
+    let scope = table.choice("scope", &scopes).unwrap_or_default();
     table.done();
-    CrlTimes { lifetime, resign_at }
+    CrlTimes { lifetime, resign_at, scope }
 }
 
 fn ledger(table: &Table<'_, '_>) -> LedgerSettings {

@@ -107,6 +107,12 @@ fn single_mistakes_have_their_remedy() {
     check("[ca.issuing]\nlifetime = \"2000d\"", "at most half as long as the root (3650d)");
     check("[crl]\nlifetime = \"8h\"\nresign_at = \"7h\"", "three quarters of crl.lifetime (8h)");
     check("[crl]\nlifetime = \"8h\"", "fine");
+    check("[upstream.files]\nsigning = \"elsewhere\"", "it has no directory");
+    check("[upstream.files]\ndirectory = \"/ca\"\nanswer_file = \"a\"", "not with this signing");
+    check(
+        "[upstream]\nfiles.directory = \"/ca\"\nvault = { address = \"https://v\", login = { method = \"token\", token_file = \"t\" } }",
+        "only one of them",
+    );
     check("[valut]\n", "unknown key");
 }
 
@@ -129,6 +135,7 @@ fn the_documented_keys_are_the_keys_that_are_read() {
         "upstream",
         "upstream.vault",
         "upstream.vault.login",
+        "upstream.files",
         "crl",
         "ledger",
         "limits",
@@ -167,7 +174,21 @@ fn the_default_file_reads_and_shows_the_true_defaults() {
     let file = reference::default_file();
     golden::check("src/config/golden/default.toml", &file);
     let plain = settings(&file);
-    let uncommented: String = file
+    // Only one upstream can be: the files are looked at by themselves.
+    let (before, files) = file.split_once("[upstream.files]\n").unwrap();
+    let (files, after) = files.split_once("\n[").unwrap();
+    let files: String = files
+        .lines()
+        .filter_map(|line| line.strip_prefix('#'))
+        .filter(|line| !line.starts_with(' '))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let files = files.replace("request_file", "#").replace("answer_file", "#");
+    assert!(
+        matches!(settings(&format!("{LEAST}[upstream.files]\n{files}")).upstream, Some(UpstreamSettings::Files(_))),
+        "{files}"
+    );
+    let uncommented: String = format!("{before}[{after}")
         .lines()
         .map(|line| match line.strip_prefix('#').filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase())) {
             Some(key) => format!("{key}\n"),
@@ -180,7 +201,8 @@ fn the_default_file_reads_and_shows_the_true_defaults() {
     // All that has a default of its own is the same written out as left out.
     assert_eq!((plain.sds.tcp.len(), shown.sds.tcp.len()), (0, 1));
     assert_eq!((shown.sds.listen, shown.sds.names), (plain.sds.listen, plain.sds.names));
-    assert_eq!((shown.ca, shown.ledger), (plain.ca, plain.ledger));
+    assert_eq!(CaSettings { silent_wait: None, ..shown.ca }, plain.ca);
+    assert_eq!(shown.ledger, plain.ledger);
     assert_eq!((shown.crl, plain.crl), (CrlTimes::default(), CrlTimes::default()));
     assert_eq!((shown.limits, shown.log, shown.data_dir), (plain.limits, plain.log, plain.data_dir));
 }

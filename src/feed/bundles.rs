@@ -1,12 +1,14 @@
 //! Every bundle that the server knows, as one value that changes whole.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use aws_lc_rs::digest;
 
 use crate::feed::names::SecretRef;
 use crate::feed::payload::Payload;
 use crate::identity::TrustDomain;
+use crate::x509::crl::Scope;
 
 /// The roots of one trust domain and the CRLs that go with them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,17 +17,25 @@ pub struct TrustBundle {
     pub trust_domain: TrustDomain,
     /// PEM: the roots in a stable order.
     pub pem: Vec<u8>,
-    /// PEM: the CRL of every authority, or nothing. Never only some: a verifier that has CRLs wants one of each CA of a
-    /// chain.
+    /// PEM: the CRL of every authority, or nothing. Only some with [`Scope::LeafOnly`] alone: a verifier that has CRLs
+    /// wants one of each CA of a chain.
     pub crl_pem: Vec<u8>,
+    /// Of which CAs of a chain a CRL is wanted. With [`Scope::LeafOnly`] `crl_pem` may have only some.
+    pub crl_scope: Scope,
     /// Derived from the content, so that it is equal after a restart.
     pub version: String,
+    /// Key identifiers, hex, of the authorities that whoever holds it can verify a chain through: roots that are in it, and
+    /// CAs below them, each with its CRL.
+    pub covers: Arc<[String]>,
 }
 
 impl TrustBundle {
-    /// Roots and CRLs as one text.
+    /// Roots and CRLs as one text, for a validator that cannot be told to want the leaf's alone.
     fn with_crls(&self) -> Vec<u8> {
-        [self.pem.as_slice(), &self.crl_pem].concat()
+        match self.crl_scope {
+            Scope::WholeChain => [self.pem.as_slice(), &self.crl_pem].concat(),
+            Scope::LeafOnly => self.pem.clone(),
+        }
     }
 }
 
@@ -41,7 +51,7 @@ impl Bundles {
     #[must_use]
     pub(crate) fn with(&self, bundle: TrustBundle) -> Self {
         let mut by_domain = self.by_domain.clone();
-        let payload = Payload::bundle(&bundle.version, &bundle.pem, &bundle.crl_pem);
+        let payload = Payload::bundle(&bundle.version, &bundle.pem, &bundle.crl_pem, bundle.crl_scope);
         by_domain.insert(bundle.trust_domain.clone(), (bundle, payload));
         // The map is sorted, so equal content gives equal bytes and an equal version.
         let mut content = digest::Context::new(&digest::SHA256);
@@ -62,6 +72,12 @@ impl Bundles {
             SecretRef::AllBundles => self.all.as_ref(),
             SecretRef::Certificate(_) | SecretRef::Unknown => None,
         }
+    }
+
+    /// The versions that are sent for this domain now, alone and with all others.
+    pub(crate) fn versions(&self, domain: &TrustDomain) -> Vec<String> {
+        let own = self.by_domain.get(domain).map(|(_, payload)| payload);
+        own.into_iter().chain(&self.all).map(|payload| payload.version.to_string()).collect()
     }
 
     /// The bundle of one domain.

@@ -2,6 +2,7 @@
 //!
 //! An entry lives exactly as long as its subscription: dropping the [`Registered`] handle removes it. One lock, never
 //! held across an await, and no work under it that grows with the number of entries except listing them.
+//! What each process last said it holds of bundles is in [`super::coverage`].
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,6 +11,7 @@ use time::OffsetDateTime;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use crate::feed::coverage::Coverage;
 use crate::feed::forced::Outcome;
 use crate::feed::orders::{Orders, Told};
 use crate::feed::source::{Asker, Held};
@@ -24,6 +26,8 @@ pub struct LiveProxy {
     pub caller: String,
     /// What limits count by: [`Caller::account`](crate::caller::Caller::account).
     pub account: String,
+    /// The one process or client certificate: [`Caller::holder`](crate::caller::Caller::holder).
+    pub holder: String,
     /// The secret's name as asked for.
     pub secret_name: String,
     /// Whether it is a certificate (with a key) or a bundle.
@@ -38,6 +42,9 @@ pub struct LiveProxy {
     pub acked_version: Option<String>,
     /// What the proxy said when it refused the newest version.
     pub nack: Option<String>,
+    /// For a bundle: what the acknowledged version covers ([`TrustBundle::covers`](super::TrustBundle::covers)); nothing where
+    /// that is not known.
+    pub covers: Arc<[String]>,
     /// Since when this stream subscribes.
     pub since: OffsetDateTime,
     /// When the certificate's next renewal is due.
@@ -66,6 +73,7 @@ struct Inner {
     certificates_by_account: HashMap<String, usize>,
     /// Which entry sent or holds a certificate of that version.
     by_version: HashMap<String, u64>,
+    coverage: Coverage,
 }
 
 #[derive(Debug)]
@@ -129,6 +137,7 @@ impl Registry {
             node: asker.node.clone(),
             caller: asker.caller.label(),
             account,
+            holder: asker.caller.holder(),
             secret_name: asker.secret_name.clone(),
             is_certificate,
             identity: None,
@@ -136,6 +145,7 @@ impl Registry {
             version: None,
             acked_version: None,
             nack: None,
+            covers: Arc::default(),
             since: now,
             renew_at: None,
             not_after: None,
@@ -212,6 +222,20 @@ impl Registry {
         streams.into_values().collect()
     }
 
+    /// What bundles of these versions cover, from now on.
+    pub(crate) fn knows(&self, versions: Vec<String>, covers: &Arc<[String]>) {
+        let mut inner = self.lock();
+        for version in versions {
+            inner.coverage.knows(version, covers);
+        }
+    }
+
+    /// Looks at every live subscription and at what is known of processes that went away.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&mut dyn Iterator<Item = &LiveProxy>, &Coverage) -> T) -> T {
+        let inner = self.lock();
+        look(&mut inner.entries.values().map(|entry| &entry.facts), &inner.coverage)
+    }
+
     /// How many subscriptions live, and how many of them are certificates.
     pub(crate) fn count(&self) -> (usize, usize) {
         let inner = self.lock();
@@ -220,6 +244,17 @@ impl Registry {
 }
 
 impl Inner {
+    /// Notes what the bundle covers that an entry holds now, where that is another than before.
+    fn bundle_changed(&mut self, id: u64, acked_before: Option<String>) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        let facts = &mut entry.facts;
+        if facts.acked_version == acked_before {
+            return;
+        }
+        facts.covers = self.coverage.of_version(facts.acked_version.as_deref());
+        self.coverage.acked(&facts.holder, &facts.secret_name, &facts.covers);
+    }
+
     fn end_holder(&mut self, version: &str, account: &str, secret_name: &str) {
         let Some(id) = self.by_version.get(version).copied() else { return };
         let same = |entry: &Entry| entry.facts.account == account && entry.facts.secret_name == secret_name;
@@ -232,6 +267,9 @@ impl Inner {
 
     fn remove(&mut self, id: u64) -> Option<Entry> {
         let entry = self.entries.remove(&id)?;
+        if let Some(serial) = &entry.facts.serial {
+            self.coverage.left(serial, &entry.facts.holder);
+        }
         if entry.facts.is_certificate
             && let Some(count) = self.certificates_by_account.get_mut(&entry.facts.account)
         {
@@ -270,6 +308,7 @@ impl Registered {
         let before = [entry.facts.version.clone(), entry.facts.acked_version.clone()];
         change(&mut entry.facts);
         if !entry.facts.is_certificate {
+            inner.bundle_changed(self.id, before.get(1).cloned().flatten());
             return;
         }
         let after = [entry.facts.version.clone(), entry.facts.acked_version.clone()];

@@ -8,6 +8,7 @@
 
 pub mod bundles;
 mod certificate;
+pub mod coverage;
 pub mod forced;
 mod live;
 pub mod names;
@@ -178,7 +179,12 @@ impl Feed {
         self.0.bundles.send_if_modified(|bundles| {
             let same = bundles.get(&bundle.trust_domain) == Some(&bundle);
             if !same {
+                let (domain, covers) = (bundle.trust_domain.clone(), Arc::clone(&bundle.covers));
                 *bundles = Arc::new(bundles.with(bundle));
+                // Known before anyone can acknowledge it.
+                if domain == self.0.trust_domain {
+                    self.0.live.knows(bundles.versions(&domain), &covers);
+                }
             }
             !same
         });

@@ -17,6 +17,7 @@ use crate::proto::envoy::config::core::v3::{DataSource, TypedExtensionConfig, da
 use crate::proto::envoy::extensions::transport_sockets::tls::v3::{
     CertificateValidationContext, Secret, SpiffeCertValidatorConfig, secret::Type, spiffe_cert_validator_config,
 };
+use crate::x509::crl::Scope;
 
 /// The type URL of the resource that SDS serves.
 pub const SECRET_TYPE: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
@@ -66,10 +67,11 @@ impl Payload {
 
     /// The roots of one trust domain and their CRLs, for Envoy's default validator.
     #[must_use]
-    pub fn bundle(version: &str, pem: &[u8], crl_pem: &[u8]) -> Self {
+    pub fn bundle(version: &str, pem: &[u8], crl_pem: &[u8], scope: Scope) -> Self {
         let context = CertificateValidationContext {
             trusted_ca: Some(inline(pem.to_vec())),
             crl: (!crl_pem.is_empty()).then(|| inline(crl_pem.to_vec())),
+            only_verify_leaf_cert_crl: scope == Scope::LeafOnly,
             ..CertificateValidationContext::default()
         };
         Self::validation(version, context)

@@ -47,7 +47,9 @@ pub(crate) fn bundle(pem: &str) -> TrustBundle {
         trust_domain: TrustDomain::parse("example.org").unwrap(),
         pem: pem.as_bytes().to_vec(),
         crl_pem: Vec::new(),
+        crl_scope: crate::x509::crl::Scope::default(),
         version,
+        covers: Arc::default(),
     }
 }
 

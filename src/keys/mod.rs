@@ -2,7 +2,7 @@
 //!
 //! A [`Signer`] is one authority key that cannot be taken out: it tells its public half and signs what it is given. Only
 //! `ca::sign` calls it, with bytes that the ledger has recorded. [`memory`] keeps the key in this process, [`sealed`]
-//! keeps it in an encrypted file as well. [`leaf`] is something else: keys made for a proxy, which do leave, once, to
+//! keeps it in an encrypted file as well, [`file`] has it from a PEM file of its operator's. [`leaf`] is something else: keys made for a proxy, which do leave, once, to
 //! their owner. No private key here is ever `Clone`, `Serialize` or printed.
 
 use std::fmt::Debug;
@@ -13,6 +13,7 @@ use crate::x509::SignatureAlgorithm;
 
 #[cfg(test)]
 pub(crate) mod conformance;
+pub mod file;
 pub mod leaf;
 pub mod memory;
 mod private;
@@ -34,6 +35,12 @@ pub enum KeyError {
     NotAKey {
         /// What they should have been.
         algorithm: crate::x509::KeyAlgorithm,
+    },
+    /// The file that it is in cannot be used any more.
+    #[error("{why}")]
+    File {
+        /// Why not.
+        why: String,
     },
 }
 

@@ -1,6 +1,6 @@
 //! A private key of any kind that this program knows, in this process.
 //!
-//! Shared by [`super::memory`], [`super::sealed`] and [`super::leaf`]; nothing else sees it.
+//! Shared by [`super::memory`], [`super::sealed`], [`super::file`] and [`super::leaf`]; nothing else sees it.
 
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::rand::SystemRandom;
@@ -13,7 +13,9 @@ use aws_lc_rs::signature::{
 
 use super::KeyError;
 use crate::secret::SecretBytes;
-use crate::x509::{KeyAlgorithm, der};
+use crate::x509::KeyAlgorithm;
+use crate::x509::der::{self, Reader};
+use crate::x509::key::{KeyFault, SubjectKey};
 
 /// The key pair; its memory belongs to the library, which clears it when freed.
 pub(super) struct PrivateKey {
@@ -77,6 +79,37 @@ impl PrivateKey {
             Kind::MlDsa(set) => Pair::MlDsa(PqdsaKeyPair::from_pkcs8(set, pkcs8).map_err(wrong)?),
         };
         Ok(Self { pair, algorithm })
+    }
+
+    /// From PKCS#8 of any tool and any kind that signs here; nothing when it is none.
+    pub(super) fn from_any_pkcs8(pkcs8: &[u8]) -> Option<Result<Self, KeyFault>> {
+        let mut fields = Reader::new(der::only(pkcs8, der::SEQUENCE).ok()?.content);
+        fields.expect(der::INTEGER).ok()?;
+        let identifier = fields.expect(der::SEQUENCE).ok()?.whole;
+        let kind = KeyAlgorithm::ALL.into_iter().find(|known| known.spki_identifier() == identifier)?;
+        Some(Self::from_pkcs8(kind, pkcs8).ok()?.of_its_size())
+    }
+
+    /// From SEC 1's ECPrivateKey (RFC 5915), on a curve that signs here.
+    pub(super) fn from_sec1(der: &[u8]) -> Option<Result<Self, KeyFault>> {
+        let curves = [KeyAlgorithm::P256, KeyAlgorithm::P384].into_iter();
+        let mut read = curves.filter_map(|algorithm| match kind(algorithm) {
+            Kind::Ecdsa(curve) => Some((algorithm, EcdsaKeyPair::from_private_key_der(curve, der).ok()?)),
+            Kind::Ed25519 | Kind::Rsa(_) | Kind::MlDsa(_) => None,
+        });
+        read.next().map(|(algorithm, pair)| Ok(Self { pair: Pair::Ecdsa(pair), algorithm }))
+    }
+
+    /// From PKCS #1's RSAPrivateKey (RFC 8017).
+    pub(super) fn from_pkcs1(der: &[u8]) -> Option<Result<Self, KeyFault>> {
+        let pair = Pair::Rsa(RsaKeyPair::from_der(der).ok()?);
+        Some(Self { pair, algorithm: KeyAlgorithm::Rsa2048 }.of_its_size())
+    }
+
+    /// RSA of any size has one identifier: the modulus says which it is.
+    fn of_its_size(self) -> Result<Self, KeyFault> {
+        let algorithm = SubjectKey::from_spki(self.spki())?.algorithm();
+        Ok(Self { algorithm, ..self })
     }
 
     /// PKCS#8 version 1 (RFC 5208), which OpenSSL and BoringSSL read for every kind.

@@ -22,6 +22,7 @@ use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::file::FileSigner;
 use super::memory::MemorySigner;
 use super::private::PrivateKey;
 use super::{KeyError, Signer};
@@ -219,6 +220,17 @@ impl SealedStore {
         self.free(name)?;
         let signer = MemorySigner::new(PrivateKey::generate(algorithm)?);
         self.put(name, algorithm.as_str(), &signer.key().pkcs8()?)?;
+        Ok(Arc::new(signer))
+    }
+
+    /// Stores a key that lies in a file of its operator's, from now on independent of it; durable when this returns.
+    ///
+    /// # Errors
+    /// As [`Self::generate`], or [`KeyError::File`].
+    pub fn import(&self, name: &str, from: &FileSigner) -> Result<Arc<dyn Signer>, SealedError> {
+        self.free(name)?;
+        let signer = MemorySigner::new(from.read()?);
+        self.put(name, from.key_algorithm().as_str(), &signer.key().pkcs8()?)?;
         Ok(Arc::new(signer))
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::act::{surely_absent, tell};
 use super::lists::Book;
@@ -37,9 +37,7 @@ impl Unfinished {
         rows: &[AuthorityRow],
         revoked: &[RevokedRow],
     ) -> Vec<Self> {
-        // An upstream revokes by itself what it signed.
-        let tainted =
-            authorities.filter(|authority| authority.state() == State::Tainted).filter(|one| one.upstream().is_none());
+        let tainted = authorities.filter(|authority| authority.state() == State::Tainted);
         let unfinished = tainted.filter_map(|authority| {
             let serial = authority.issuer().serial()?.hex();
             if revoked.iter().any(|row| row.serial == serial) {
@@ -64,6 +62,9 @@ impl Revoker {
         let (tell, mut steps) = mpsc::channel(STEPS);
         let this = self.clone();
         let work = self.0.tasks.spawn("revocation", async move {
+            if this.is_signed_elsewhere(order.name) {
+                return this.end_elsewhere(&order, &tell).await;
+            }
             let mut book = this.0.book.lock().await;
             this.end_authority(&mut book, &order, &tell).await
         });
@@ -87,9 +88,9 @@ impl Revoker {
             match self.end_authority(book, &order, &mpsc::channel(STEPS).0).await {
                 Ok(()) => warn!(authority = %unfinished.name, "a taint that was cut short is finished"),
                 Err(RevokeError::AlreadyRevoked { .. }) => {}
-                // Trying again would change nothing, and must not keep other lists back.
+                // Trying again would change nothing here; what an upstream signed, `elsewhere` does.
                 Err(why @ (RevokeError::NotOurs { .. } | RevokeError::NotTainted { .. })) => {
-                    warn!(authority = %unfinished.name, error = %why, "a taint cannot be finished here");
+                    debug!(authority = %unfinished.name, error = %why, "a taint is not finished here");
                 }
                 Err(failure) => {
                     failures.push(format!("{} is tainted and not revoked: {failure}", unfinished.name));
@@ -102,7 +103,7 @@ impl Revoker {
     }
 
     /// Who ordered it and why, as the record of the taint says.
-    fn as_ordered(&self, taint: &Position, order: AuthorityOrder) -> AuthorityOrder {
+    pub(super) fn as_ordered(&self, taint: &Position, order: AuthorityOrder) -> AuthorityOrder {
         let read = self.0.ledger.reader().read(&taint.log, taint.index..taint.index.saturating_add(1));
         let leaf = read.ok().and_then(|leaves| leaves.into_iter().next());
         let Some(event) = leaf.and_then(|(_, leaf)| Event::from_leaf(&leaf).ok()) else { return order };
@@ -128,18 +129,7 @@ impl Revoker {
             return Err(RevokeError::AlreadyRevoked { serial: serial.hex(), record });
         }
         let (now, end) = (self.0.clock.now(), authority.issuer().not_after());
-        let standing = self.0.street.standing();
-        standing.revoke([(serial.hex(), end)]);
-        let record = match self.0.ledger.append(self.taking_away(order, authority, serial, now)).await {
-            Ok(record) => record,
-            Err(failure) => {
-                if surely_absent(&failure) {
-                    standing.unrevoke([serial.hex().as_str()]);
-                }
-                return Err(failure.into());
-            }
-        };
-        info!(authority = %name, serial = serial.hex(), reason = order.reason.as_str(), "revoked");
+        let record = self.record_end(order, authority, serial, now).await?;
         book.unfinished.retain(|unfinished| unfinished.name != name);
         tell(told, Step::Recorded { first: record.clone(), last: record, revoked: 1, denied: None });
         let entry = CrlEntry { serial, revoked_at: now, reason: order.reason };
@@ -147,7 +137,31 @@ impl Revoker {
         self.relist(book, &BTreeSet::from([parent]), order.template.request_id.as_deref(), told).await
     }
 
-    fn revoked_by(&self, serial: &Serial) -> Option<String> {
+    /// Marks it, then records it.
+    pub(super) async fn record_end(
+        &self,
+        order: &AuthorityOrder,
+        authority: &Authority,
+        serial: Serial,
+        now: OffsetDateTime,
+    ) -> Result<Position, RevokeError> {
+        let standing = self.0.street.standing();
+        standing.revoke([(serial.hex(), authority.issuer().not_after())]);
+        match self.0.ledger.append(self.taking_away(order, authority, serial, now)).await {
+            Ok(record) => {
+                info!(authority = %order.name, serial = serial.hex(), reason = order.reason.as_str(), "revoked");
+                Ok(record)
+            }
+            Err(failure) => {
+                if surely_absent(&failure) {
+                    standing.unrevoke([serial.hex().as_str()]);
+                }
+                Err(failure.into())
+            }
+        }
+    }
+
+    pub(super) fn revoked_by(&self, serial: &Serial) -> Option<String> {
         if !self.0.street.standing().is_revoked(&serial.hex()) {
             return None;
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tracing::warn;
 
 use super::Revoker;
+use super::elsewhere::parsed;
 use super::listed::Listed;
 use super::lists::{Book, Cause, MakeError};
 use crate::ca::slot::{Authorities, Authority};
@@ -13,8 +14,8 @@ use crate::x509::crl::Crl;
 
 /// What an upstream gave when it was asked.
 pub(super) struct Given {
-    upstream: String,
-    lists: Result<Vec<Crl>, UpstreamError>,
+    pub(super) upstream: String,
+    pub(super) lists: Result<Vec<Crl>, UpstreamError>,
 }
 
 impl Revoker {
@@ -31,8 +32,7 @@ impl Revoker {
             return None;
         }
         drop(book);
-        let lists =
-            upstream.crls().await.map(|found| found.into_iter().filter_map(|der| Crl::parse(der).ok()).collect());
+        let lists = parsed(upstream.crls().await);
         Some(Given { upstream: upstream.name().to_owned(), lists })
     }
 

@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 
 use super::authority::Unfinished;
 use super::cache::{self, Kept};
+use super::elsewhere::Backoff;
 use super::listed::{CrlSet, Listed};
 use super::{CrlTimes, Inner, Revoker, RevokerParts};
 use crate::audit::event::{Action, CrlFacts, Event, Outcome};
@@ -27,7 +28,7 @@ use crate::store::StoreError;
 use crate::upstream::UpstreamError;
 use crate::x509::Serial;
 use crate::x509::bundle::Bundle;
-use crate::x509::crl::{Crl, CrlDraft, CrlEntry, CrlError, CrlSpec, Reason};
+use crate::x509::crl::{Crl, CrlDraft, CrlEntry, CrlError, CrlSpec, Reason, Scope};
 
 /// How far a CRL's `thisUpdate` lies in the past: verifiers whose clocks are behind must not refuse it.
 pub(super) const BACKDATED: Duration = Duration::from_secs(300);
@@ -106,6 +107,8 @@ pub(super) struct Book {
     unrecorded: Vec<CrlFacts>,
     /// Taints that a stop cut short.
     pub(super) unfinished: Vec<Unfinished>,
+    /// When an upstream that did not revoke is asked again.
+    pub(super) elsewhere: Backoff,
 }
 
 impl Book {
@@ -244,6 +247,7 @@ impl Revoker {
     /// In words, when not everything could be made; what could was published.
     pub async fn bring_up_to_date(&self) -> Result<OffsetDateTime, String> {
         let authorities = Arc::clone(&self.0.street.authorities().borrow());
+        let again = self.finish_elsewhere().await;
         let given = self.ask_upstream(&authorities).await;
         let mut book = self.0.book.lock().await;
         let (now, times) = (self.0.clock.now(), self.times());
@@ -264,8 +268,10 @@ impl Revoker {
                 // It became due this moment: the next look asks.
                 (None, None) => Ok(()),
             };
-            if let Err(failure) = done {
-                failures.push(format!("{}: {failure}", authority.name()));
+            match done {
+                Err(failure) if self.needs(authority) => failures.push(format!("{}: {failure}", authority.name())),
+                Err(failure) => info!(authority = %authority.name(), %failure, "no CRL of it, and none is needed"),
+                Ok(()) => {}
             }
         }
         failures.extend(self.publish(&book).err());
@@ -274,7 +280,7 @@ impl Revoker {
         }
         let retry = (!book.unrecorded.is_empty()).then(|| now + RETRY);
         let due = book.lists.values().map(|listed| listed.due(times, now));
-        Ok(due.chain(retry).chain([now + LONGEST_WAIT]).min().unwrap_or(now + RETRY))
+        Ok(due.chain(retry).chain(again).chain([now + LONGEST_WAIT]).min().unwrap_or(now + RETRY))
     }
 
     /// Makes the CRL of `authority` as the book has it: recorded, signed, kept.
@@ -375,20 +381,27 @@ impl Revoker {
         CrlDraft::new(issuer, spec, now)
     }
 
+    /// Whether nothing works without a CRL of it.
+    fn needs(&self, authority: &Authority) -> bool {
+        self.times().scope == Scope::WholeChain || authority.name().level == Level::Issuing
+    }
+
     /// Makes what the book has the published set and bundle; the bundle's version. Without every CRL that is needed
     /// everything stays as it was.
     pub(super) fn publish(&self, book: &Book) -> Result<String, String> {
         let authorities = Arc::clone(&self.0.street.authorities().borrow());
         let listed = |authority: &Arc<Authority>| book.lists.get(&hex::encode(authority.issuer().key_id())).cloned();
-        let issuing = |a: &&Arc<Authority>| matches!(a.state(), State::Active | State::Retiring);
+        let issuing = |a: &&Arc<Authority>| matches!(a.state(), State::Active | State::Retiring) && self.needs(a);
         if let Some(without) = authorities.iter().filter(issuing).find(|authority| listed(authority).is_none()) {
             return Err(format!("{} has no CRL, so the bundle stays as it is", without.name()));
         }
         let levels = [Level::Root, Level::Intermediate, Level::Issuing].into_iter();
         let lists: Vec<Listed> = levels.flat_map(|level| authorities.at(level)).filter_map(listed).collect();
         let pem: Bytes = lists.iter().flat_map(|listed| listed.crl.pem()).collect::<Vec<u8>>().into();
-        let roots = authorities.trusted_roots_if(|key_id| book.lists.contains_key(&hex::encode(key_id)));
+        let needed = self.times().scope == Scope::WholeChain;
+        let roots = authorities.trusted_roots_if(|key_id| !needed || book.lists.contains_key(&hex::encode(key_id)));
         let bundle = Bundle::new(self.0.trust_domain.clone(), roots).map_err(|why| why.to_string())?;
+        let covers: Arc<[String]> = lists.iter().map(|listed| listed.issuer_key_id.clone()).collect();
         let mut content = digest::Context::new(&digest::SHA256);
         content.update(bundle.version().as_bytes());
         content.update(&pem);
@@ -403,7 +416,9 @@ impl Revoker {
                 trust_domain: self.0.trust_domain.clone(),
                 pem: bundle.pem(),
                 crl_pem: pem.to_vec(),
+                crl_scope: self.times().scope,
                 version: version.clone(),
+                covers,
             });
         }
         Ok(version)

@@ -8,7 +8,8 @@
 //! revocation must not wait for another limit.
 //!
 //! - `act` carries a revocation out, step by step: read it first;
-//! - `authority` does the same for the certificate of an authority that is tainted;
+//! - `authority` does the same for the certificate of an authority that is tainted, `elsewhere` for one that an upstream
+//!   signed;
 //! - `select` finds the certificates that an order means;
 //! - `lists` knows what is on each CRL, makes and renews them, and hands the bundle to `feed`;
 //! - `cache` keeps them in files, so that a restart changes no bundle.
@@ -18,6 +19,7 @@
 mod act;
 mod authority;
 mod cache;
+mod elsewhere;
 mod imported;
 mod listed;
 mod lists;
@@ -41,8 +43,8 @@ use crate::feed::Feed;
 use crate::identity::{SpiffeId, TrustDomain};
 use crate::store::{Store, StoreError};
 use crate::tasks::Tasks;
-use crate::upstream::Upstream;
-use crate::x509::crl::Reason;
+use crate::upstream::{Upstream, UpstreamError};
+use crate::x509::crl::{Reason, Scope};
 
 pub use listed::{CrlSet, Listed};
 use lists::Book;
@@ -50,19 +52,21 @@ use lists::Book;
 /// Steps that one revocation tells; room for all of them.
 const STEPS: usize = 4;
 
-/// How long CRLs hold.
+/// How long CRLs hold, and of whom there are any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CrlTimes {
     /// From making one to its `nextUpdate`, when every handshake fails that has no newer one.
     pub lifetime: Duration,
     /// From making one to making the next, where nothing is revoked meanwhile.
     pub resign_at: Duration,
+    /// Of which CAs of a chain one is wanted.
+    pub scope: Scope,
 }
 
 impl Default for CrlTimes {
     fn default() -> Self {
         let day = Duration::from_secs(86_400);
-        Self { lifetime: day * 7, resign_at: day * 7 / 2 }
+        Self { lifetime: day * 7, resign_at: day * 7 / 2, scope: Scope::default() }
     }
 }
 
@@ -192,6 +196,19 @@ pub enum RevokeError {
     NotOurs {
         /// Which.
         name: Name,
+    },
+    /// The upstream was not reached or refused; it is asked again.
+    #[error("recorded and replaced, but not revoked where it was signed: {0}. It is tried again by itself")]
+    Upstream(#[from] UpstreamError),
+    /// The upstream revoked it, and its list does not say so.
+    #[error(
+        "{upstream} has revoked {name}, but its CRL does not say so yet: let its token rotate that CRL (docs/upstream.md). It is looked for again by itself"
+    )]
+    NotListed {
+        /// Which authority.
+        name: Name,
+        /// Whose list.
+        upstream: String,
     },
     /// The ledger took no record, so nothing was revoked.
     #[error("nothing was revoked, because it could not be recorded: {0}")]

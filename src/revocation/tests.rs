@@ -25,7 +25,7 @@ use crate::policy::{Policy, Surroundings, Wanted};
 use crate::proto::envoy::extensions::transport_sockets::tls::v3::{Secret, secret};
 use crate::store::embedded::Embedded;
 use crate::x509::chain::Issuer;
-use crate::x509::crl::Crl;
+use crate::x509::crl::{Crl, Scope};
 use crate::x509::profile::Profiles;
 use crate::x509::{KeyAlgorithm, Serial, pem};
 
@@ -101,6 +101,8 @@ impl World {
             issuing_key: KeyAlgorithm::P256,
             issuing_lifetime: DAY * 90,
             longest_leaf: policy.longest_lifetime(),
+            crl_scope: Scope::default(),
+            silent_wait: None,
         };
         let parts = KeeperParts {
             keys,

@@ -229,12 +229,11 @@ async fn open(world: &World, ledger_tasks: &Tasks) -> Result<Server, String> {
     }
     let (options, disk) = (ledger_options(world, &keys), Arc::new(world.disk.clone()));
     let opened = Ledger::open_on(disk, options, clock.clone(), &recorder, ledger_tasks).await;
-    let (ledger, _) = opened.map_err(|failure| failure.to_string())?;
+    let ledger = opened.map_err(|failure| failure.to_string())?.0;
     let store = world.store.clone().unwrap_or_else(|| Arc::new(Embedded::in_memory().unwrap()));
-    let projection = Projection::open(ledger.reader(), Arc::clone(&store));
-    let mut projection = projection.map_err(|failure| failure.to_string())?;
+    let mut projection = Projection::open(ledger.reader(), Arc::clone(&store)).map_err(|why| why.to_string())?;
     projection.catch_up().map_err(|failure| failure.to_string())?;
-    let policy = world.policy(&domain);
+    let (policy, tasks) = (world.policy(&domain), Tasks::new());
     let plan = AuthorityPlan {
         trust_domain: domain.clone(),
         root_key: KeyAlgorithm::P256,
@@ -242,6 +241,8 @@ async fn open(world: &World, ledger_tasks: &Tasks) -> Result<Server, String> {
         issuing_key: KeyAlgorithm::P256,
         issuing_lifetime: DAY * 30,
         longest_leaf: policy.longest_lifetime(),
+        crl_scope: crate::x509::crl::Scope::default(),
+        silent_wait: None,
     };
     let parts = KeeperParts {
         keys,
@@ -264,7 +265,6 @@ async fn open(world: &World, ledger_tasks: &Tasks) -> Result<Server, String> {
         recorder: recorder.clone(),
         standing: Standing::default(),
     });
-    let tasks = Tasks::new();
     let revoker = Revoker::open(RevokerParts {
         street: street.clone(),
         ledger: ledger.clone(),

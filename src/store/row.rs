@@ -150,6 +150,9 @@ pub struct AuthorityRow {
     pub facts: Option<CertificateFacts>,
     /// When the state began, RFC 3339.
     pub since: String,
+    /// For a root: since when it is in every bundle, RFC 3339.
+    #[serde(default)]
+    pub published: Option<String>,
     /// The log of the latest record.
     pub log: String,
     /// The index of the latest record.
@@ -196,7 +199,7 @@ pub(super) fn effect(entry: &Entry<'_>) -> Option<Effect> {
             Some(Effect::Signed { log, index, der_sha256 })
         }
         Action::CertificateFail => refers_to(event).map(|(log, index)| Effect::SignatureFailed { log, index }),
-        Action::CaPrepare | Action::CaActivate | Action::CaTaint | Action::CaRetire => {
+        Action::CaPrepare | Action::CaPublish | Action::CaActivate | Action::CaTaint | Action::CaRetire => {
             authority(entry).map(Box::new).map(Effect::Authority)
         }
         Action::ConfigChange => {
@@ -253,6 +256,7 @@ pub(super) fn activity(event: &Event) -> Option<(Activity, i64, u64)> {
         | Action::AttestAccept
         | Action::AttestRefuse
         | Action::CaPrepare
+        | Action::CaPublish
         | Action::CaActivate
         | Action::CaTaint
         | Action::CaRetire
@@ -371,6 +375,7 @@ fn authority(entry: &Entry<'_>) -> Option<AuthorityRow> {
         upstream: facts.upstream.clone(),
         facts: entry.event.certificate.clone(),
         since: entry.event.time.clone(),
+        published: (entry.event.action == Action::CaPublish).then(|| entry.event.time.clone()),
         log: entry.log.to_owned(),
         index: entry.index,
     })

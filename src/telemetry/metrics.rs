@@ -101,6 +101,7 @@ impl Metrics {
             | Action::IdentityRelease
             | Action::AttestAccept
             | Action::CaPrepare
+            | Action::CaPublish
             | Action::CaActivate
             | Action::CaTaint
             | Action::CaRetire

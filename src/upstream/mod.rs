@@ -2,14 +2,46 @@
 //!
 //! An [`Upstream`] takes the request of a new issuing CA and gives its certificate with everything above it up to the root,
 //! and the CRLs of those above: Envoy refuses a chain of which one CA has none. What it gives is foreign:
-//! `ca::authority` checks every byte of it before anything is signed under it. [`vault`] asks Vault's PKI engine.
+//! `ca::authority` checks every byte of it before anything is signed under it. [`vault`] asks Vault's PKI engine, [`files`]
+//! has an existing CA in PEM files.
 
 use std::fmt::Debug;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 
+use crate::keys::file::FileSigner;
+use crate::x509::{Serial, pem};
+
+pub mod files;
 pub mod vault;
+
+/// The largest file or answer that is read, in bytes: a CRL of some 300,000 entries.
+pub const LARGEST_CRL: u64 = 16 << 20;
+
+/// Which upstream, and how it is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UpstreamSettings {
+    /// Vault's PKI engine.
+    Vault(vault::VaultSettings),
+    /// An existing CA in files.
+    Files(files::FilesSettings),
+}
+
+impl UpstreamSettings {
+    /// The adapter; nothing is asked yet.
+    #[must_use]
+    pub fn build(self) -> Arc<dyn Upstream> {
+        match self {
+            Self::Vault(settings) => Arc::new(vault::Vault::new(settings)),
+            Self::Files(settings) => Arc::new(files::Files::new(settings)),
+        }
+    }
+}
 
 /// What a new issuing CA asks for. Its path length is to be 0, always.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +63,28 @@ pub struct CaChain {
     pub certificate: Vec<u8>,
     /// The CAs above it, nearest first, a root at the end.
     pub above: Vec<Vec<u8>>,
+}
+
+/// A CA above ours whose key is here: `ca` signs with it, as with a root of our own, after the record.
+#[derive(Debug)]
+pub struct HeldCa {
+    /// Its certificate, DER, unchecked.
+    pub certificate: Vec<u8>,
+    /// The CAs above it, nearest first, a root at the end.
+    pub above: Vec<Vec<u8>>,
+    /// Its key.
+    pub key: FileSigner,
+    /// Who makes its CRLs.
+    pub lists: ListsOfHeld,
+}
+
+/// Who makes the CRLs of a CA whose key is here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListsOfHeld {
+    /// This server.
+    MadeHere,
+    /// Its owner, who puts them into files: two makers would contradict each other.
+    InFiles,
 }
 
 /// Why an upstream gave nothing. No variant holds a token, a secret or a key.
@@ -84,6 +138,36 @@ pub enum UpstreamError {
         /// What is wrong.
         why: String,
     },
+    /// Its files cannot be used.
+    #[error("{upstream} cannot be used: {why}")]
+    Files {
+        /// Which.
+        upstream: String,
+        /// What is wrong, and where.
+        why: String,
+    },
+    /// Somebody has to revoke by hand.
+    #[error(
+        "whoever has the key of {upstream} must revoke the serial {serial} and put its new CRL into the files (crl_files)"
+    )]
+    ByHand {
+        /// Which.
+        upstream: String,
+        /// What.
+        serial: String,
+    },
+    /// Somebody has to sign by hand, and has not yet.
+    #[error(
+        "the issuing CA is not signed yet: have {request} signed by the CA of {upstream}, and put the certificate, with the CAs above it, into {answer} (docs/upstream.md)"
+    )]
+    Waiting {
+        /// Which.
+        upstream: String,
+        /// The request.
+        request: String,
+        /// Where the answer is looked for.
+        answer: String,
+    },
 }
 
 /// An authority above ours.
@@ -94,15 +178,49 @@ pub trait Upstream: Send + Sync + Debug {
     /// What it is called in records and messages: `vault https://vault:8200 pki`.
     fn name(&self) -> &str;
 
+    /// The CA that signs, where its key is here: `ca` drafts, records and signs under it itself, and [`Self::sign`] is not
+    /// called.
+    ///
+    /// # Errors
+    /// [`UpstreamError::Files`].
+    fn held(&self) -> Result<Option<HeldCa>, UpstreamError> {
+        Ok(None)
+    }
+
     /// Has a CA certificate signed.
     ///
     /// # Errors
     /// [`UpstreamError`]; it may have been signed all the same, and nobody has that certificate then.
     fn sign<'a>(&'a self, request: CaRequest<'a>) -> BoxFuture<'a, Result<CaChain, UpstreamError>>;
 
+    /// Revokes a certificate that it signed; one that is revoked already stays so.
+    ///
+    /// # Errors
+    /// [`UpstreamError::ByHand`] where only its owner can.
+    fn revoke<'a>(&'a self, serial: &'a Serial) -> BoxFuture<'a, Result<(), UpstreamError>>;
+
     /// The newest CRLs of the CAs above ours, as many as it has, DER. Asks for fresh ones first, where it may.
     ///
     /// # Errors
     /// [`UpstreamError`].
     fn crls(&self) -> BoxFuture<'_, Result<Vec<Vec<u8>>, UpstreamError>>;
+}
+
+/// The whole of a file of certificates or CRLs.
+fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(LARGEST_CRL + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LARGEST_CRL {
+        return Err(std::io::Error::other(format!("larger than {LARGEST_CRL} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// The CRLs of a file: PEM, or one in DER.
+fn crls_in(bytes: Vec<u8>) -> Vec<Vec<u8>> {
+    if !pem::looks_like_pem(&bytes) {
+        return vec![bytes];
+    }
+    let blocks = pem::decode(&bytes).unwrap_or_default();
+    blocks.into_iter().filter(|block| block.label == pem::CRL).map(|block| block.der).collect()
 }

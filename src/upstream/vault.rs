@@ -19,12 +19,9 @@ use vaultrs::client::{Client, VaultClient, VaultClientSettings};
 use vaultrs::error::ClientError;
 use zeroize::Zeroizing;
 
-use super::{CaChain, CaRequest, Upstream, UpstreamError};
+use super::{CaChain, CaRequest, LARGEST_CRL, Upstream, UpstreamError, crls_in, read_bounded};
 use crate::secret::{self, SecretBytes};
-use crate::x509::pem;
-
-/// The largest CRL that is taken, in bytes: some 300,000 entries of Vault's.
-const LARGEST_CRL: u64 = 16 << 20;
+use crate::x509::{Serial, pem};
 
 /// Where Vault is and what it is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -245,7 +242,7 @@ impl Vault {
             found.push(self.crl_at(client, &format!("{mount}/crl")).await?);
         }
         for file in &settings.crl_files {
-            match std::fs::read(file) {
+            match read_bounded(file) {
                 Ok(bytes) => found.extend(crls_in(bytes)),
                 Err(error) => warn!(path = %file.display(), %error, "a CRL file cannot be read"),
             }
@@ -325,6 +322,17 @@ impl Upstream for Vault {
         })
     }
 
+    fn revoke<'a>(&'a self, serial: &'a Serial) -> BoxFuture<'a, Result<(), UpstreamError>> {
+        Box::pin(async move {
+            let client = self.session().await?;
+            // Vault's spelling: the number's octets, without the one for the sign.
+            let octets: Vec<String> = serial.number().iter().map(|octet| format!("{octet:02x}")).collect();
+            let done = vaultrs::pki::cert::revoke(&client, &self.settings.mount, &octets.join(":")).await;
+            self.end(&client).await;
+            done.map(drop).map_err(|why| self.fault("revoke the tainted issuing CA", why))
+        })
+    }
+
     fn crls(&self) -> BoxFuture<'_, Result<Vec<Vec<u8>>, UpstreamError>> {
         Box::pin(async move {
             let client = self.session().await?;
@@ -343,15 +351,6 @@ fn is_sealed(code: u16) -> bool {
 fn certificates(text: &str) -> Vec<Vec<u8>> {
     let blocks = pem::decode(text.as_bytes()).unwrap_or_default();
     blocks.into_iter().filter(|block| block.label == pem::CERTIFICATE).map(|block| block.der).collect()
-}
-
-/// The CRLs of a file: PEM, or one in DER.
-fn crls_in(bytes: Vec<u8>) -> Vec<Vec<u8>> {
-    if !pem::looks_like_pem(&bytes) {
-        return vec![bytes];
-    }
-    let blocks = pem::decode(&bytes).unwrap_or_default();
-    blocks.into_iter().filter(|block| block.label == pem::CRL).map(|block| block.der).collect()
 }
 
 /// An error with what caused it, in one line.

@@ -159,6 +159,23 @@ struct Authority {
     signs_crls: bool,
 }
 
+/// The certificates of `pool` above `certificate`, nearest first, up to a root or as far as there are any: each issued
+/// the one before it, by name, key identifier and signature. Of several that did, a root.
+#[must_use]
+pub fn above(certificate: &[u8], pool: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let pool: Vec<Authority> = pool.iter().filter_map(|der| Authority::read(der.clone()).ok()).collect();
+    let mut found: Vec<Vec<u8>> = Vec::new();
+    let Ok(mut below) = Authority::read(certificate.to_vec()) else { return found };
+    while !below.self_issued() && found.len() + 1 < LONGEST_CHAIN {
+        let parents = || pool.iter().filter(|parent| parent.issued(&below).is_ok());
+        let Some(parent) = parents().find(|parent| parent.self_issued()).or_else(|| parents().next()) else { break };
+        found.push(parent.der.clone());
+        let Ok(next) = Authority::read(parent.der.clone()) else { break };
+        below = next;
+    }
+    found
+}
+
 impl Issuer {
     /// Reads a CA certificate and those above it, nearest first; a root at the end may be given or left out.
     ///
@@ -217,7 +234,7 @@ impl Issuer {
         self.own.issuer_key_id.as_deref()
     }
 
-    /// Its certificate's serial, where it is one of the form that we give.
+    /// Its certificate's serial, where it is a positive number as RFC 5280 wants it.
     #[must_use]
     pub fn serial(&self) -> Option<Serial> {
         self.own.serial
@@ -319,7 +336,7 @@ impl Authority {
             return Err(IssuerError::NeverValid { name });
         }
         let issuer = certificate.issuer().as_raw().to_vec();
-        let serial = <[u8; 16]>::try_from(certificate.raw_serial()).ok().and_then(Serial::from_bytes);
+        let serial = Serial::from_bytes(certificate.raw_serial());
         let read = Self {
             name,
             serial,

@@ -19,6 +19,16 @@ pub(crate) mod tests;
 pub use draft::{CrlDraft, CrlError, CrlRule, CrlSpec};
 pub use read::{Crl, CrlFault};
 
+/// Of which CAs in a peer's chain a verifier wants a CRL.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// Of every one, the root among them: Envoy's default.
+    #[default]
+    WholeChain,
+    /// Of the one that issued the leaf (`only_verify_leaf_cert_crl`): a revoked CA further up goes unnoticed.
+    LeafOnly,
+}
+
 /// A certificate on a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CrlEntry {

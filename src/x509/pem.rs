@@ -6,6 +6,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use zeroize::{Zeroize, Zeroizing};
 
 /// The label of a certificate.
 pub const CERTIFICATE: &str = "CERTIFICATE";
@@ -63,7 +64,7 @@ pub fn encode(out: &mut Vec<u8>, label: &str, der: &[u8]) {
         let written = STANDARD.encode_slice(chunk, &mut line).expect("48 octets make at most 64 characters");
         out.extend(line.iter().take(written));
         out.push(b'\n');
-        zeroize::Zeroize::zeroize(&mut line);
+        line.zeroize();
     }
     out.extend_from_slice(b"-----END ");
     out.extend_from_slice(label.as_bytes());
@@ -99,13 +100,15 @@ pub fn looks_like_pem(bytes: &[u8]) -> bool {
 pub fn decode(bytes: &[u8]) -> Result<Vec<Block>, PemError> {
     let text = std::str::from_utf8(bytes).map_err(|_| PemError::NotText)?;
     let mut blocks = Vec::new();
+    // Reserved whole and cleared at the end, because a private key may pass through it.
+    let mut body = Zeroizing::new(String::with_capacity(text.len()));
     let mut lines = text.lines().map(str::trim).enumerate();
     while let Some((at, line)) = lines.next() {
         let Some(label) = line.strip_prefix("-----BEGIN ").and_then(|rest| rest.strip_suffix("-----")) else {
             continue;
         };
         let end = format!("-----END {label}-----");
-        let mut body = String::new();
+        body.clear();
         let closed = lines.by_ref().map(|(_, line)| line).any(|line| {
             let closes = line == end;
             if !closes {
@@ -116,7 +119,7 @@ pub fn decode(bytes: &[u8]) -> Result<Vec<Block>, PemError> {
         if !closed {
             return Err(PemError::Unclosed { line: at + 1, label: label.chars().take(64).collect() });
         }
-        let der = STANDARD.decode(&body).map_err(|_| PemError::Base64 { line: at + 1 })?;
+        let der = STANDARD.decode(body.as_bytes()).map_err(|_| PemError::Base64 { line: at + 1 })?;
         blocks.push(Block { label: label.to_owned(), der });
     }
     Ok(blocks)

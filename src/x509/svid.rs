@@ -82,7 +82,7 @@ impl Svid {
         if !identity.member_of(domain) {
             return Err(SvidError::OtherTrustDomain);
         }
-        let serial = certificate.raw_serial().try_into().ok().and_then(Serial::from_bytes).ok_or(SvidError::Serial)?;
+        let serial = Serial::from_bytes(certificate.raw_serial()).ok_or(SvidError::Serial)?;
         let validity = certificate.validity();
         Ok(Self {
             identity,

@@ -128,16 +128,25 @@ impl Chancery {
 
     /// `chancery up` in a new directory with these options, ready.
     pub fn with(options: Options) -> Self {
+        let mut server = Self::prepared(options);
+        server.start();
+        server
+    }
+
+    /// Its directory with policy and configuration, and nothing started yet.
+    pub fn prepared(options: Options) -> Self {
         let directory = directory();
         let disk = options.disk_mib.map(|mib| Disk::mount(directory.path(), mib));
-        let mut server = Self { process: None, _disk: disk, directory, options };
+        let server = Self { process: None, _disk: disk, directory, options };
         std::fs::create_dir(server.data()).expect("a new directory");
         let private = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o700);
         std::fs::set_permissions(server.data(), private).expect("its permissions");
         if let Some(policy) = &server.options.policy {
             std::fs::write(server.data().join("policy.toml"), policy).expect("the policy file");
         }
-        server.start();
+        if let Some(configuration) = &server.options.configuration {
+            std::fs::write(server.scratch().join("chancery.toml"), configuration).expect("the configuration file");
+        }
         server
     }
 
@@ -177,6 +186,11 @@ impl Chancery {
         let took = begin.elapsed();
         self.process = Some(process);
         took
+    }
+
+    /// Gives the next start of a `chancery server` another configuration file.
+    pub fn configure(&mut self, configuration: &str) {
+        self.options.configuration = Some(configuration.to_owned());
     }
 
     /// The data directory.

@@ -12,6 +12,13 @@ use super::http::{Answer, send};
 use super::process::Process;
 use super::{SOON, eventually};
 
+/// What chancery needs and nothing else.
+pub const POLICY: &str = r#"
+    path "pki/issuer/default/sign-intermediate" { capabilities = ["create", "update"] }
+    path "pki/crl/rotate" { capabilities = ["read"] }
+    path "pki/revoke" { capabilities = ["update"] }
+"#;
+
 /// A running Vault.
 pub struct Vault {
     _process: Process,
@@ -21,7 +28,11 @@ pub struct Vault {
 impl Vault {
     /// Starts one, unsealed; its log is in `directory`.
     pub fn start(program: &Path, directory: &Path) -> Self {
-        let mut process = Process::start("vault", Command::new(program), directory);
+        Self::of(Command::new(program), directory)
+    }
+
+    fn of(command: Command, directory: &Path) -> Self {
+        let mut process = Process::start("vault", command, directory);
         let ready = eventually("Vault is ready", SOON, || {
             if let Some(status) = process.ended() {
                 panic!("Vault ended with {status}: {}", process.output());
@@ -36,7 +47,22 @@ impl Vault {
 
     /// With a root in the mount `pki-root`, and in the mount `pki` an intermediate under it.
     pub fn with_hierarchy(program: &Path, directory: &Path) -> Self {
-        let vault = Self::start(program, directory);
+        Self::start(program, directory).hierarchy()
+    }
+
+    /// The same, behind TLS with the certificate and key `vault.pem` and `vault-key.pem` of the directory, for clients that
+    /// show certificates by `clients.pem`.
+    pub fn with_tls(program: &Path, directory: &Path) -> Self {
+        let mut command = Command::new(program);
+        for (option, file) in [("-tls-cert", "vault.pem"), ("-tls-key", "vault-key.pem"), ("-client-ca", "clients.pem")]
+        {
+            command.arg(option).arg(directory.join(file));
+        }
+        Self::of(command, directory).hierarchy()
+    }
+
+    fn hierarchy(self) -> Self {
+        let vault = self;
         for mount in ["pki-root", "pki"] {
             let tune = json!({"type": "pki", "config": {"max_lease_ttl": "87600h"}});
             vault.write(&format!("sys/mounts/{mount}"), &tune);
@@ -62,11 +88,7 @@ impl Vault {
 
     /// An AppRole that may do what chancery needs and nothing else: role id and secret id. `uses` of 0 never end.
     pub fn app_role(&self, uses: u32) -> (String, String) {
-        let policy = r#"
-            path "pki/issuer/default/sign-intermediate" { capabilities = ["create", "update"] }
-            path "pki/crl/rotate" { capabilities = ["read"] }
-        "#;
-        self.write("sys/policies/acl/chancery", &json!({"policy": policy}));
+        self.policy(POLICY);
         let mounted = self.ask("POST", "sys/auth/approle", Some(&json!({"type": "approle"})));
         assert!([204, 400].contains(&mounted.status), "{mounted:?}");
         let role = json!({"token_policies": ["chancery"], "token_ttl": "60s", "secret_id_num_uses": uses});
@@ -75,6 +97,11 @@ impl Vault {
         let secret_id = self.write("auth/approle/role/chancery/secret-id", &json!({}));
         let text = |value: &Value| value.as_str().expect("a text").to_owned();
         (text(&role_id["data"]["role_id"]), text(&secret_id["data"]["secret_id"]))
+    }
+
+    /// What the role `chancery` may do from now on.
+    pub fn policy(&self, text: &str) {
+        self.write("sys/policies/acl/chancery", &json!({"policy": text}));
     }
 
     /// Where it listens, as a configuration has it.
@@ -103,7 +130,26 @@ impl Vault {
             .header("X-Vault-Token", self.root_token())
             .header("content-type", "application/json")
             .body(Full::new(body));
-        send(self.address(), request.expect("a request"))
+        let request = request.expect("a request");
+        if self.url().starts_with("https://") { self.over_tls(request) } else { send(self.address(), request) }
+    }
+
+    /// Whoever listens there: this is the test's own Vault.
+    fn over_tls(&self, request: http::Request<Full<Bytes>>) -> Answer {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let client = reqwest::Client::builder().tls_danger_accept_invalid_certs(true).no_proxy().build().unwrap();
+            let (parts, body) = request.into_parts();
+            let body = http_body_util::BodyExt::collect(body).await.unwrap().to_bytes();
+            let url = format!("{}{}", self.url(), parts.uri);
+            let answer = client.request(parts.method, url).headers(parts.headers).body(body).send().await.unwrap();
+            Answer {
+                status: answer.status().as_u16(),
+                headers: answer.headers().clone(),
+                body: answer.bytes().await.unwrap().to_vec(),
+            }
+        })
     }
 
     /// Seals it: it answers 503 to everything.

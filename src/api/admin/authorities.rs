@@ -1,4 +1,4 @@
-//! What operators do to issuing CAs by hand: roll over, taint, give up.
+//! What operators do to issuing CAs by hand: roll over, taint, give up. Roots are [`super::roots`]'.
 //!
 //! What names nothing, or something that cannot be, is told with a remedy and leaves no trace. The keeper of the
 //! authorities does each step; after `ca.taint` the order here is: every certificate under it that a stream holds is issued
@@ -12,7 +12,6 @@ use std::time::Duration;
 use futures::FutureExt;
 use tonic::{Request, Response, Status};
 
-use super::Sources;
 use super::acts::Operator;
 use super::certificates::{end_of, index_status};
 use super::choice::Choice;
@@ -20,6 +19,7 @@ use super::hands::{
     LONGEST_REISSUE, LONGEST_WATCH, LOOKS, Progress, Teller, crl_state, outcome, parse_reason, start_rotation, wide,
     words,
 };
+use super::{Sources, roots};
 use crate::api::status;
 use crate::audit::event::{Action, Event};
 use crate::ca::authority::acts::{Act, ActError, Told, instead_of_giving_up};
@@ -38,10 +38,10 @@ const ROUNDS: usize = 3;
 const STOPPED: &str = "the server stopped meanwhile: what was recorded stands, and the next start goes on from there";
 
 /// An authority that an order is about, and what hangs on it.
-struct Meant {
-    name: Name,
-    state: State,
-    choice: Choice,
+pub(super) struct Meant {
+    pub(super) name: Name,
+    pub(super) state: State,
+    pub(super) choice: Choice,
 }
 
 pub(super) async fn rotate(
@@ -52,10 +52,14 @@ pub(super) async fn rotate(
     let operator = sources.admit(&request).await?;
     let ask = request.into_inner();
     let why = words(&ask.reason, "reason")?;
-    if ask.level != "issuing" {
-        return Err(Status::invalid_argument(format!("{:?} is not rotated by hand: write issuing", ask.level)));
-    }
     let rows = sources.rows().await?;
+    match ask.level.as_str() {
+        "root" => return roots::rotate(sources, &operator, &rows, (ask.dry_run, why, began)).await,
+        "issuing" => {}
+        other => {
+            return Err(Status::invalid_argument(format!("{other:?} is not rotated by hand: write issuing or root")));
+        }
+    }
     let active = rows.iter().rfind(|row| row.level == ask.level && row.state == State::Active.as_str());
     let active = active.ok_or_else(|| Status::failed_precondition("no issuing CA is active: chancery ca show"))?;
     let meant = meant(active)?;
@@ -71,7 +75,7 @@ pub(super) async fn rotate(
     let (record, template) = sources.ordered(&operator, "ca.rotate", &meant, first.live_certificates, why).await?;
     first.record = Some(record);
     let hand = Hand { sources: Arc::clone(sources), teller, began };
-    sources.hands.carry_out(hand.roll_over(first, template).boxed());
+    sources.hands.carry_out(hand.act(first, Act::RollOver, template).boxed());
     Ok(answer)
 }
 
@@ -116,7 +120,8 @@ pub(super) async fn retire(
     let meant = meant(named(&rows, &ask.name)?)?;
     let (name, state) = (meant.name, meant.state);
     if name.level == Level::Root {
-        return Err(status::of_act(&ActError::Root { name }));
+        let ask = roots::Retire { why, force: ask.force, dry_run: ask.dry_run };
+        return roots::retire(sources, &operator, &rows, &meant, ask).await;
     }
     if name.level == Level::Intermediate {
         return Err(status::of_act(&ActError::Above { name }));
@@ -125,27 +130,23 @@ pub(super) async fn retire(
         let refused = ActError::NotPrepared { name, state: state.as_str(), remedy: instead_of_giving_up(state) };
         return Err(status::of_act(&refused));
     }
-    let (act, template) = sources.ordered(&operator, "ca.retire", &meant, 0, why).await?;
-    let mut told = sources.hands.order(Act::GiveUp(name), template);
-    let mut record = String::new();
-    while let Some(word) = told.recv().await {
-        match word {
-            Told::Step(step) => record = step.record.to_string(),
-            Told::Done => return Ok(Response::new(pb::AuthorityRetired { name: name.to_string(), record, act })),
-            Told::Failed(why) => return Err(status::of_act(&why)),
-        }
+    let told = pb::AuthorityRetired { name: name.to_string(), state: state.as_str().to_owned(), ..Default::default() };
+    if ask.dry_run {
+        return Ok(Response::new(told));
     }
-    Err(Status::unavailable(STOPPED))
+    let (act, template) = sources.ordered(&operator, "ca.retire", &meant, 0, why).await?;
+    let record = sources.carried_out(Act::GiveUp(name), template).await?;
+    Ok(Response::new(pb::AuthorityRetired { record, act, ..told }))
 }
 
 /// The authority of that name, gone ones among them.
-fn named<'a>(rows: &'a [AuthorityRow], asked: &str) -> Result<&'a AuthorityRow, Status> {
+pub(super) fn named<'a>(rows: &'a [AuthorityRow], asked: &str) -> Result<&'a AuthorityRow, Status> {
     let name: Name = asked.parse().map_err(|why| Status::invalid_argument(format!("{why}")))?;
     let found = rows.iter().find(|row| row.name == name.to_string());
     found.ok_or_else(|| status::of_act(&ActError::NotThere { name }))
 }
 
-fn meant(row: &AuthorityRow) -> Result<Meant, Status> {
+pub(super) fn meant(row: &AuthorityRow) -> Result<Meant, Status> {
     let read = (row.name.parse().ok(), State::from_name(&row.state));
     let (Some(name), Some(state)) = read else {
         return Err(Status::data_loss(format!("the record of {} cannot be read: chancery audit verify", row.name)));
@@ -161,9 +162,22 @@ fn beside(rows: &[AuthorityRow], meant: &Meant) -> Vec<String> {
 }
 
 impl Sources {
-    async fn rows(&self) -> Result<Vec<AuthorityRow>, Status> {
+    pub(super) async fn rows(&self) -> Result<Vec<AuthorityRow>, Status> {
         self.caught_up().await?;
         self.made()
+    }
+
+    /// Has the keeper do something short; the record of its last step.
+    pub(super) async fn carried_out(&self, act: Act, template: Event) -> Result<String, Status> {
+        let (mut told, mut record) = (self.hands.order(act, template), String::new());
+        while let Some(word) = told.recv().await {
+            match word {
+                Told::Step(step) => record = step.record.to_string(),
+                Told::Done => return Ok(record),
+                Told::Failed(why) => return Err(status::of_act(&why)),
+            }
+        }
+        Err(Status::unavailable(STOPPED))
     }
 
     /// Tells what cannot be done before anything is recorded.
@@ -197,7 +211,7 @@ impl Sources {
     }
 
     /// What hangs on an authority: the first message.
-    async fn planned(&self, meant: &Meant) -> Result<pb::AuthorityProgress, Status> {
+    pub(super) async fn planned(&self, meant: &Meant) -> Result<pb::AuthorityProgress, Status> {
         let found = self.chosen(&meant.choice).await?;
         let live = self.hands.live();
         let held: HashSet<&str> = live.iter().filter_map(|proxy| proxy.serial.as_deref()).collect();
@@ -220,7 +234,7 @@ impl Sources {
     }
 
     /// Records the act; the record, and who did it for the records that follow.
-    async fn ordered(
+    pub(super) async fn ordered(
         &self,
         operator: &Operator,
         what: &str,
@@ -241,16 +255,17 @@ impl Sources {
 }
 
 /// An act under way.
-struct Hand {
-    sources: Arc<Sources>,
-    teller: Teller<pb::AuthorityProgress>,
-    began: Duration,
+pub(super) struct Hand {
+    pub(super) sources: Arc<Sources>,
+    pub(super) teller: Teller<pb::AuthorityProgress>,
+    pub(super) began: Duration,
 }
 
 impl Hand {
-    async fn roll_over(mut self, first: pb::AuthorityProgress, template: Event) {
+    /// Has the keeper do one thing, and watches what follows from it.
+    pub(super) async fn act(mut self, first: pb::AuthorityProgress, act: Act, template: Event) {
         self.tell(first).await;
-        match self.keep(Act::RollOver, template).await {
+        match self.keep(act, template).await {
             Ok(()) => self.watch().await,
             Err(status) => self.teller.tell(Err(status)).await,
         }
@@ -384,6 +399,8 @@ fn message(step: &str) -> pb::AuthorityProgress {
 fn word_of(action: Action) -> &'static str {
     if action == Action::CaPrepare {
         "prepared"
+    } else if action == Action::CaPublish {
+        "published"
     } else if action == Action::CaActivate {
         "activated"
     } else if action == Action::CaTaint {

@@ -56,6 +56,8 @@ pub struct AuthoritySchedule {
     pub next_change_at: Option<OffsetDateTime>,
     /// Live proxies that acknowledged a bundle with it.
     pub held_by: u64,
+    /// For a root: since when it is in every bundle.
+    pub published_at: Option<OffsetDateTime>,
 }
 
 /// The policy that decides now.
@@ -98,6 +100,8 @@ pub trait Backend: Send + Sync + 'static {
     fn holding(&self, certificate: &CertificateRow) -> Option<Holding>;
     /// How many live proxies have a renewal that was due before this.
     fn due_before(&self, at: OffsetDateTime) -> u64;
+    /// Who holds the root that waits to take over, and its name; nothing while none does.
+    fn evidence(&self) -> Option<(String, pb::RootEvidence)>;
     /// What the schedule holds for authorities.
     fn authorities(&self) -> Vec<AuthoritySchedule>;
     /// The bundle as published.

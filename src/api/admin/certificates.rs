@@ -120,6 +120,8 @@ impl Sources {
                 last_expires_at: last.map(rfc3339_seconds),
                 next_change_at: schedule.next_change_at.map(rfc3339_seconds),
                 held_by: schedule.held_by,
+                published_at: schedule.published_at.map(rfc3339_seconds),
+                evidence: self.evidence_of(&row.name),
                 proxies,
                 crl: crls.iter().find(|crl| crl.issuer_key_id == row.key_id).cloned(),
                 ..authority(row)
@@ -145,7 +147,7 @@ fn in_state(state: &str, now: i64) -> Result<CertificateQuery, Status> {
     }
 }
 
-fn certificate(row: CertificateRow, now: i64, holding: Option<Holding>) -> pb::Certificate {
+pub(super) fn certificate(row: CertificateRow, now: i64, holding: Option<Holding>) -> pb::Certificate {
     let state = match (row.failed, &row.revoked, row.expires > now) {
         (true, _, _) => "failed",
         (false, Some(_), _) => "revoked",

@@ -16,6 +16,7 @@ mod places;
 mod records;
 pub mod rights;
 pub mod roles;
+mod roots;
 mod rules;
 mod server;
 mod service;

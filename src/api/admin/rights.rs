@@ -74,6 +74,7 @@ rights! {
     RotateAuthorityRequest, "RotateAuthority", "ca.rotate", Admin, "`ca rotate`";
     TaintAuthorityRequest, "TaintAuthority", "ca.taint", Admin, "`ca taint`";
     RetireAuthorityRequest, "RetireAuthority", "ca.retire", Admin, "`ca retire`";
+    ActivateAuthorityRequest, "ActivateAuthority", "ca.activate", Admin, "`ca activate`";
 }
 
 /// What revokes more than one identity takes an admin.

@@ -11,7 +11,7 @@ use super::acts::Operator;
 use super::backend::IssueAsk;
 use super::certificates::index_status;
 use super::records::Filter;
-use super::{authorities, change, hands, rules};
+use super::{authorities, change, hands, roots, rules};
 use crate::audit::event::{Action, Outcome};
 use crate::caller::Caller;
 use crate::clock::rfc3339_seconds;
@@ -295,5 +295,14 @@ impl Admin for AdminService {
         request: Request<pb::RetireAuthorityRequest>,
     ) -> Result<Response<pb::AuthorityRetired>, Status> {
         authorities::retire(&self.0, request).await
+    }
+
+    type ActivateAuthorityStream = hands::Progress<pb::AuthorityProgress>;
+
+    async fn activate_authority(
+        &self,
+        request: Request<pb::ActivateAuthorityRequest>,
+    ) -> Result<Response<Self::ActivateAuthorityStream>, Status> {
+        roots::activate(&self.0, request).await
     }
 }

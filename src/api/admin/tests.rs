@@ -143,8 +143,12 @@ impl Backend for FakeServer {
         u64::from(at > datetime!(2026-11-23 20:00 UTC))
     }
 
+    fn evidence(&self) -> Option<(String, pb::RootEvidence)> {
+        None
+    }
+
     fn authorities(&self) -> Vec<AuthoritySchedule> {
-        vec![AuthoritySchedule { key_id: "0a".into(), next_change_at: None, held_by: 1 }]
+        vec![AuthoritySchedule { key_id: "0a".into(), held_by: 1, ..AuthoritySchedule::default() }]
     }
 
     fn bundle(&self) -> pb::Bundle {

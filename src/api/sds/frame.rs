@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn head_and_content_are_one_message() {
         for size in [0, 100, 300, 70_000] {
-            let payload = Payload::bundle("v7", &vec![b'x'; size], b"");
+            let payload = Payload::bundle("v7", &vec![b'x'; size], b"", crate::x509::crl::Scope::default());
             let message = whole(&head("ROOTCA", "v7+", &payload, "42").unwrap(), &payload);
             let response = DiscoveryResponse::decode(&message[..]).unwrap();
             assert_eq!((response.version_info.as_str(), response.nonce.as_str()), ("v7+", "42"));
@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn a_delta_says_name_and_version_beside_the_secret() {
         for size in [0, 100, 300, 70_000] {
-            let payload = Payload::bundle("v7", &vec![b'x'; size], b"");
+            let payload = Payload::bundle("v7", &vec![b'x'; size], b"", crate::x509::crl::Scope::default());
             let message = whole(&delta_head("ROOTCA", &payload, "42").unwrap(), &payload);
             let response = DeltaDiscoveryResponse::decode(&message[..]).unwrap();
             assert_eq!((response.type_url.as_str(), response.nonce.as_str()), (SECRET_TYPE, "42"));

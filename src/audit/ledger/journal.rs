@@ -50,6 +50,7 @@ impl Priority {
             | Action::AttestAccept
             | Action::AttestRefuse
             | Action::CaPrepare
+            | Action::CaPublish
             | Action::CaActivate
             | Action::CaRetire
             | Action::ConfigChange

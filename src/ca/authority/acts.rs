@@ -1,4 +1,4 @@
-//! What operators have done to issuing CAs: rolled over now, tainted, given up before they were used.
+//! What operators have done to authorities: rolled over now, tainted, given up before they were used; roots in [`super::root`].
 //!
 //! The [`Keeper`] stays the one owner: [`crate::rotation`] hands it one [`Order`] after the other, and each step is told
 //! with its record once that is durable. An act that was cut off is ordered again and goes on from what the records say:
@@ -14,6 +14,7 @@ use time::OffsetDateTime;
 use tokio::sync::mpsc;
 use tracing::warn;
 
+use super::root::Force;
 use super::{AuthorityError, Keeper};
 use crate::audit::event::{Action, Event};
 use crate::audit::ledger::Position;
@@ -24,7 +25,7 @@ use crate::clock::rfc3339_seconds;
 pub const MOST_ORDERS: usize = 4;
 
 /// Words that wait for whoever gave an order: all that one order has.
-pub const MOST_WORDS: usize = 16;
+pub const MOST_WORDS: usize = 64;
 
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +36,12 @@ pub enum Act {
     Taint(Name),
     /// This prepared issuing CA shall not be used.
     GiveUp(Name),
+    /// Another root is to take over as soon as everyone holds it.
+    RotateRoot,
+    /// This prepared root takes over now.
+    ActivateRoot(Name, Force),
+    /// This root leaves every bundle now.
+    RetireRoot(Name),
 }
 
 /// What an operator ordered.
@@ -64,7 +71,7 @@ pub enum Told {
 pub struct Step {
     /// Which authority.
     pub name: Name,
-    /// What was recorded: `ca.prepare`, `ca.activate`, `ca.retire` or `ca.taint`.
+    /// What was recorded: `ca.prepare`, `ca.publish`, `ca.activate`, `ca.retire` or `ca.taint`.
     pub action: Action,
     /// The record.
     pub record: Position,
@@ -81,7 +88,7 @@ pub enum ActError {
     },
     /// It names a root.
     #[error(
-        "{name} is the only root, so nothing could take its place: a stolen root ends with a new installation (docs/operations.md)"
+        "{name} is a root, whose own CRL nobody would believe: have another take its place (chancery ca rotate root), then take it out of every bundle (chancery ca retire); docs/operations.md"
     )]
     Root {
         /// Which.
@@ -110,6 +117,22 @@ pub enum ActError {
         root: String,
         /// Its end.
         not_after: String,
+    },
+    /// A root is in a state, or at a point, that does not allow it.
+    #[error("{name} is {state} and not ready for that: chancery ca show says what comes next")]
+    NotReady {
+        /// Which.
+        name: Name,
+        /// Its state.
+        state: &'static str,
+    },
+    /// Somebody would refuse what the root signs.
+    #[error("{name} would leave holders behind: {who}; chancery ca activate --force takes over all the same")]
+    LeftBehind {
+        /// Which.
+        name: Name,
+        /// How many, and until when.
+        who: String,
     },
     /// Too many orders wait.
     #[error("other orders for the authorities are being carried out: try again in a moment")]
@@ -159,6 +182,9 @@ impl Keeper {
             Act::RollOver => self.roll_over().await,
             Act::Taint(name) => self.taint(name).await,
             Act::GiveUp(name) => self.give_up(name).await,
+            Act::RotateRoot => self.rotate_root().await,
+            Act::ActivateRoot(name, force) => self.activate_by_hand(name, force).await,
+            Act::RetireRoot(name) => self.retire_root(name).await,
         };
         self.acting = None;
         if let Err(failure) = &outcome {
@@ -202,10 +228,10 @@ impl Keeper {
             return Ok(());
         }
         // Never one that was prepared or asked for before: its key lay where the stolen one lay.
-        self.pending = None;
+        self.abandon_requests().await?;
         let successor = self.prepare(Level::Issuing).await?;
         self.publish_lists().await?;
-        self.activate_above().await?;
+        self.activate_above(successor).await?;
         self.transition(successor, Action::CaActivate, State::Active).await?;
         self.transition(name, Action::CaTaint, State::Tainted).await?;
         Ok(self.retire_all_but(successor).await?)
@@ -222,7 +248,7 @@ impl Keeper {
         }
     }
 
-    fn state_of(&self, name: Name) -> Result<State, ActError> {
+    pub(super) fn state_of(&self, name: Name) -> Result<State, ActError> {
         let authorities = self.authorities();
         let found = authorities.iter().find(|authority| authority.name == name).map(|authority| authority.state);
         found.ok_or(ActError::NotThere { name })
@@ -232,7 +258,10 @@ impl Keeper {
     fn successor(&self, now: OffsetDateTime) -> Option<Name> {
         let usable = |authority: &&std::sync::Arc<Authority>| {
             let slot = authority.slot(self.times.longest_leaf());
-            slot.state == State::Prepared && slot.not_before <= now && now < self.times.hand_over_at(&slot)
+            self.is_under_the_active_root(authority)
+                && slot.state == State::Prepared
+                && slot.not_before <= now
+                && now < self.times.hand_over_at(&slot)
         };
         let authorities = self.authorities();
         let newest = authorities.at(Level::Issuing).filter(usable).max_by_key(|authority| authority.issuer.not_after());

@@ -13,12 +13,14 @@ use crate::store::AuthorityRow;
 use crate::x509::chain::{Issuer, LONGEST_CHAIN};
 
 impl Keeper {
-    /// The authority of `row`, one of `rows`; nothing for one that is gone or never got its certificate.
+    /// The authority of `row`, one of `rows`; nothing for one that is gone or never got its certificate. `held` is the key of
+    /// an upstream's CA that lies here.
     pub(super) fn load(
         &self,
         name: Name,
         row: &AuthorityRow,
         rows: &[AuthorityRow],
+        held: Option<&SigningKey>,
     ) -> Result<Option<Authority>, AuthorityError> {
         let state =
             State::from_name(&row.state).ok_or_else(|| record(&row.name, "its state is unknown to this version"))?;
@@ -27,13 +29,17 @@ impl Keeper {
             return Ok(None);
         }
         let issuer = Arc::new(Issuer::from_der(certificate(row)?, parents(row, rows)?)?);
-        // The keys of an upstream's own CAs never come here.
+        // The keys of an upstream's own CAs never come here, but for one that is held.
         let is_ours = row.upstream.is_none() || name.level == Level::Issuing;
         let key = is_ours.then(|| self.parts.keys.load(&name.key_file())).transpose()?.map(SigningKey::new);
         if key.as_ref().is_some_and(|key| key.spki_der() != issuer.key().spki_der()) {
             return Err(AuthorityError::OtherKey { name: row.name.clone() });
         }
-        Ok(Some(Authority { name, state, since, issuer, key, upstream: row.upstream.clone(), last_before: None }))
+        let key = key.or_else(|| held.filter(|held| held.spki_der() == issuer.key().spki_der()).cloned());
+        let published = row.published.as_deref().map(parse_rfc3339).transpose();
+        let published = published.map_err(|_| record(&row.name, "its time cannot be read"))?;
+        let upstream = row.upstream.clone();
+        Ok(Some(Authority { name, state, since, issuer, key, upstream, published, last_before: None }))
     }
 }
 

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use tracing::info;
 
-use super::{AuthorityError, Keeper};
+use super::above::Above;
+use super::held::Parent;
+use super::{AuthorityError, Keeper, record};
 use crate::audit::event::{Action, AuthorityFacts};
 use crate::ca::sign::SigningKey;
 use crate::ca::slot::{Authority, Level, Name, State, word};
@@ -16,30 +18,54 @@ use crate::x509::profile::{AuthorityProfile, Profiles};
 use crate::x509::{Serial, SubjectKey};
 
 impl Keeper {
-    /// Steps 1 to 3: key, record, certificate.
+    /// Steps 1 to 3: a root of our own, or the next issuing CA under the root that is active.
     pub(super) async fn prepare(&mut self, level: Level) -> Result<Name, AuthorityError> {
-        if let Some(upstream) = self.parts.upstream.clone().filter(|_| level == Level::Issuing) {
-            return self.prepare_under(&*upstream).await;
+        match (level, self.authorities().active_root(), self.parts.upstream.clone()) {
+            (Level::Root, _, _) => self.prepare_own(level, None).await,
+            (Level::Intermediate | Level::Issuing, Some(root), _) => self.prepare_below(&root).await,
+            (Level::Intermediate | Level::Issuing, None, Some(upstream)) => {
+                self.prepare_under(&*upstream, Above::New).await
+            }
+            (Level::Intermediate | Level::Issuing, None, None) => Err(record("the root", "it vanished")),
         }
+    }
+
+    /// Steps 1 to 3: an issuing CA under `root`, by whoever has its key.
+    pub(super) async fn prepare_below(&mut self, root: &Arc<Authority>) -> Result<Name, AuthorityError> {
+        let own = Parent::of(root).filter(|_| root.upstream.is_none());
+        match (own, self.parts.upstream.clone()) {
+            (Some(root), _) => self.prepare_own(Level::Issuing, Some(root)).await,
+            (None, Some(upstream)) => self.prepare_under(&*upstream, Above::Known(root.name)).await,
+            (None, None) => {
+                let (name, upstream) = (root.name.to_string(), root.upstream.clone().unwrap_or_default());
+                Err(AuthorityError::NoUpstream { name, upstream })
+            }
+        }
+    }
+
+    /// Steps 1 to 3: key, record, certificate, under `parent` or by itself.
+    pub(super) async fn prepare_own(&mut self, level: Level, parent: Option<Parent>) -> Result<Name, AuthorityError> {
         let name = self.next_name(level)?;
         let (algorithm, lifetime) = match level {
             Level::Root => (self.parts.plan.root_key, self.parts.plan.root_lifetime),
             Level::Intermediate | Level::Issuing => (self.parts.plan.issuing_key, self.parts.plan.issuing_lifetime),
         };
         let key = SigningKey::new(self.parts.keys.generate(&name.key_file(), algorithm)?);
-        let parent = self.authorities().active_root().filter(|_| level == Level::Issuing);
-        let draft = self.draft(name, &key, lifetime, parent.as_deref())?;
-        let facts = asked_for(name, key_id(&key)?, None);
+        let draft = self.draft(name, &key, lifetime, parent.as_ref().map(|parent| &*parent.issuer))?;
+        let upstream = parent.as_ref().and_then(|parent| parent.upstream.clone());
+        let facts = asked_for(name, key_id(&key)?, upstream.as_deref());
         let event = self.event(Action::CaPrepare, facts, |event| event.certificate = Some(draft.facts().clone()));
         let recorded = self.parts.ledger.record(draft, event).await?;
-        let signer = parent.as_ref().and_then(|root| root.key()).unwrap_or(&key);
+        let signer = parent.as_ref().map_or(&key, |parent| &parent.key);
         let issuance = match signer.sign(recorded, &self.parts.clock).await {
             Ok(issuance) => issuance,
             Err((source, position)) => return Err(AuthorityError::Sign { position, source }),
         };
-        let issuer = Arc::new(Issuer::from_der(issuance.signed.der().to_vec(), Vec::new())?);
+        let above = parent.map(|parent| parent.above).unwrap_or_default();
+        let issuer = Arc::new(Issuer::from_der(issuance.signed.der().to_vec(), above)?);
         let (state, since) = (State::Prepared, self.parts.clock.now());
-        let authority = Authority { name, state, since, issuer, key: Some(key), upstream: None, last_before: None };
+        let authority =
+            Authority { name, state, since, issuer, key: Some(key), upstream, published: None, last_before: None };
         let event = self.event(Action::CertificateSigned, authority.facts(State::Prepared), |event| {
             event.refers_to = Some(issuance.position.to_string());
             event.certificate = Some(issuance.signed.facts().clone());
@@ -74,7 +100,7 @@ impl Keeper {
         name: Name,
         key: &SigningKey,
         lifetime: Duration,
-        parent: Option<&Authority>,
+        parent: Option<&Issuer>,
     ) -> Result<Draft, AuthorityError> {
         let now = self.parts.clock.now();
         let profiles = Profiles::builtin();
@@ -90,7 +116,7 @@ impl Keeper {
             serial: Serial::random(&self.parts.entropy),
             lifetime,
         };
-        Ok(Draft::authority(spec, parent.map(|parent| &*parent.issuer), now)?)
+        Ok(Draft::authority(spec, parent, now)?)
     }
 }
 

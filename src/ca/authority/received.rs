@@ -16,6 +16,7 @@ use crate::identity::TrustDomain;
 use crate::toml_reader::render_span;
 use crate::upstream::CaChain;
 use crate::x509::chain::{Issuer, IssuerError, split};
+use crate::x509::crl::Scope;
 
 /// Why a certificate from an upstream cannot be used. Nothing is signed under it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -24,14 +25,16 @@ pub enum ReceivedError {
     #[error(transparent)]
     Issuer(#[from] IssuerError),
     /// Without its root.
-    #[error("the chain does not end in a root: give Vault's issuer its whole chain (manual_chain, or import the root)")]
+    #[error(
+        "the chain does not end in a root: give Vault's issuer its whole chain (manual_chain, or import the root), or put every CA up to the root into the files"
+    )]
     NoRoot,
     /// For another key.
     #[error("it is for another key than the one that asked")]
     OtherKey,
     /// Under another key identifier.
     #[error(
-        "its subject key identifier is {found}, not the {wanted} that was asked for: the upstream must honour skid"
+        "its subject key identifier is {found}, not the {wanted} that was asked for: the upstream must take it from the request (openssl: -copy_extensions copyall)"
     )]
     KeyId {
         /// What it has.
@@ -46,8 +49,18 @@ pub enum ReceivedError {
         found: String,
     },
     /// It may not sign CRLs.
-    #[error("{name} may not sign CRLs (keyUsage without cRLSign), so nothing under it could be revoked")]
+    #[error(
+        "{name} may not sign CRLs (keyUsage without cRLSign), so nothing under it could be revoked: have its certificate made again for the same name and key, with cRLSign. For a CA above the issuing one, crl.scope = \"leaf-only\" does without"
+    )]
     NoCrlSign {
+        /// Which.
+        name: String,
+    },
+    /// Its owner makes its CRLs, and issuing CAs' are made here.
+    #[error(
+        "{name} has path length 0, so it would be the issuing CA, but a CRL of it lies in the files: two makers would contradict each other. Have a CA made for this server alone"
+    )]
+    OthersList {
         /// Which.
         name: String,
     },
@@ -98,18 +111,12 @@ pub(super) fn check(
     spki: &[u8],
     trust_domain: &TrustDomain,
     least: Duration,
+    scope: Scope,
     now: OffsetDateTime,
 ) -> Result<Received, ReceivedError> {
     let CaChain { certificate, above } = chain;
     let issuer = Issuer::from_der(certificate, above.clone())?;
-    let mut all = Vec::with_capacity(above.len());
-    for (place, der) in above.iter().enumerate() {
-        let parents = above.get(place + 1..).unwrap_or_default().to_vec();
-        all.push(Arc::new(Issuer::from_der(der.clone(), parents)?));
-    }
-    if !all.last().is_some_and(|last| last.is_root()) {
-        return Err(ReceivedError::NoRoot);
-    }
+    let all = check_above(&above, scope, now)?;
     if issuer.key().spki_der() != spki {
         return Err(ReceivedError::OtherKey);
     }
@@ -121,23 +128,53 @@ pub(super) fn check(
         let found = issuer.path_length().map_or_else(|| "missing".to_owned(), |length| length.to_string());
         return Err(ReceivedError::PathLength { found });
     }
-    let whole = || std::iter::once(&issuer).chain(all.iter().map(|ca| &**ca));
-    for ca in whole() {
-        if !ca.signs_crls() {
-            return Err(ReceivedError::NoCrlSign { name: ca.name().to_owned() });
-        }
-        if now < ca.not_before() || ca.not_after() <= now {
-            let (not_before, not_after) = (rfc3339_seconds(ca.not_before()), rfc3339_seconds(ca.not_after()));
-            return Err(ReceivedError::Time { name: ca.name().to_owned(), not_before, not_after });
-        }
-    }
-    let end = whole().map(Issuer::not_after).min().unwrap_or(now);
-    if end - now < least {
-        return Err(ReceivedError::TooShort { not_after: rfc3339_seconds(end), least: render_span(least) });
-    }
+    check_issuing(&issuer, &all, least, now)?;
     check_names(&issuer, trust_domain)?;
     let facts = facts(&issuer, word(Level::Issuing))?;
     Ok(Received { issuer, above: all, facts })
+}
+
+/// That an issuing CA under `above` is valid now and for long enough, and may sign CRLs.
+pub(super) fn check_issuing(
+    issuer: &Issuer,
+    above: &[Arc<Issuer>],
+    least: Duration,
+    now: OffsetDateTime,
+) -> Result<(), ReceivedError> {
+    check_one(issuer, Scope::WholeChain, now)?;
+    let end = above.iter().map(|ca| ca.not_after()).fold(issuer.not_after(), OffsetDateTime::min);
+    if end - now < least {
+        return Err(ReceivedError::TooShort { not_after: rfc3339_seconds(end), least: render_span(least) });
+    }
+    Ok(())
+}
+
+/// The CAs above an issuing one, nearest first: each a link up to a root, valid now, and able to sign a CRL where one is
+/// needed of it.
+pub(super) fn check_above(
+    above: &[Vec<u8>],
+    scope: Scope,
+    now: OffsetDateTime,
+) -> Result<Vec<Arc<Issuer>>, ReceivedError> {
+    let mut all = Vec::with_capacity(above.len());
+    for (place, der) in above.iter().enumerate() {
+        let parents = above.get(place + 1..).unwrap_or_default().to_vec();
+        let ca = Arc::new(Issuer::from_der(der.clone(), parents)?);
+        check_one(&ca, scope, now)?;
+        all.push(ca);
+    }
+    if all.last().is_some_and(|last| last.is_root()) { Ok(all) } else { Err(ReceivedError::NoRoot) }
+}
+
+fn check_one(ca: &Issuer, scope: Scope, now: OffsetDateTime) -> Result<(), ReceivedError> {
+    if scope == Scope::WholeChain && !ca.signs_crls() {
+        return Err(ReceivedError::NoCrlSign { name: ca.name().to_owned() });
+    }
+    if now < ca.not_before() || ca.not_after() <= now {
+        let (not_before, not_after) = (rfc3339_seconds(ca.not_before()), rfc3339_seconds(ca.not_after()));
+        return Err(ReceivedError::Time { name: ca.name().to_owned(), not_before, not_after });
+    }
+    Ok(())
 }
 
 /// That its one name is the trust domain's.

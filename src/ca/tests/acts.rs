@@ -4,10 +4,11 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::ca::authority::acts::{Act, ActError, MOST_WORDS, Order, Step, Told};
+use crate::ca::authority::root::Force;
 use crate::ca::slot::Name;
 
 /// Has the keeper do it; the steps in words, and how it ended.
-async fn ordered(running: &mut Running, act: Act) -> (Vec<String>, Result<(), ActError>) {
+pub(super) async fn ordered(running: &mut Running, act: Act) -> (Vec<String>, Result<(), ActError>) {
     let (told, mut words) = mpsc::channel(MOST_WORDS);
     let recorder = Recorder::new(Entropy::seeded(3));
     let mut template = recorder.event(Action::OperatorAct, Outcome::Success, START);
@@ -105,13 +106,15 @@ async fn a_taint_that_was_cut_off_after_the_hand_over_goes_on_from_there() {
 }
 
 #[tokio::test]
-async fn only_a_prepared_one_is_given_up_and_a_root_never() {
+async fn only_a_prepared_one_is_given_up_and_a_root_is_no_issuing_ca() {
     let world = World::new();
     let mut running = with_a_prepared_one(&world).await;
     let root = Name { level: Level::Root, number: 1 };
     for (act, expected) in [
-        (Act::Taint(root), "only root"),
-        (Act::GiveUp(root), "only root"),
+        (Act::Taint(root), "ca rotate root"),
+        (Act::GiveUp(root), "ca rotate root"),
+        (Act::RetireRoot(root), "ca show"),
+        (Act::ActivateRoot(root, Force::Yes), "ca show"),
         (Act::Taint(issuing(9)), "ca show"),
         (Act::GiveUp(issuing(9)), "ca show"),
         (Act::GiveUp(issuing(1)), "ca rotate issuing"),

@@ -1,4 +1,4 @@
-//! `chancery ca rotate`, `ca taint` and `ca retire`: the operator's hands on issuing CAs.
+//! `chancery ca rotate` and `ca taint`: the operator's hands on issuing CAs; what is of roots alone is in [`super::roots`].
 
 use std::time::Duration;
 
@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tonic::Streaming;
 
+use super::roots;
 use crate::ca::slot::Name;
 use crate::cli::Context;
 use crate::cli::cert::choice::{confirm, span};
@@ -14,15 +15,15 @@ use crate::cli::cert::follow::{self, Followed};
 use crate::cli::cert::revoke::reason;
 use crate::cli::cert::rotate::{RotateOutput, rows, sums};
 use crate::cli::exit::{Done, Exit, Failure};
-use crate::cli::screen::{Paint, Screen, Table, count, relative, thousands};
+use crate::cli::screen::{Format, Paint, Screen, Table, count, relative, thousands};
 use crate::proto::chancery::admin::v1 as pb;
 use crate::x509::crl::Reason;
 
 /// `ca rotate`.
 #[derive(Debug, Args)]
 pub struct Rotate {
-    /// Which level; the root is not rotated by hand
-    #[arg(value_name = "LEVEL", value_parser = ["issuing"])]
+    /// Which level: an issuing CA takes over at once, a root when everyone holds it
+    #[arg(value_name = "LEVEL", value_parser = ["issuing", "root"])]
     level: String,
     /// Says what it means, and does nothing
     #[arg(long)]
@@ -30,6 +31,9 @@ pub struct Rotate {
     /// Why, for the record
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     reason: String,
+    /// For a root: stays until it has taken over, with a bar and an estimate
+    #[arg(long, conflicts_with = "dry_run")]
+    watch: bool,
     /// How long to wait until every stream has answered
     #[arg(long, value_name = "SPAN", default_value = "5s", value_parser = span)]
     wait: Duration,
@@ -58,20 +62,10 @@ pub struct Taint {
     wait: Duration,
 }
 
-/// `ca retire`.
-#[derive(Debug, Args)]
-pub struct Retire {
-    /// A prepared issuing CA: "issuing 4"
-    name: Name,
-    /// Why, for the record
-    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
-    reason: String,
-}
-
 /// A step with its record.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepOutput {
-    /// `prepared`, `activated`, `retired`, `tainted` or `revoked`.
+    /// `prepared`, `published`, `activated`, `retired`, `tainted` or `revoked`.
     pub step: String,
     /// Which authority.
     pub authority: String,
@@ -79,7 +73,7 @@ pub struct StepOutput {
     pub record: String,
 }
 
-/// The schema of `ca rotate --output json` and `ca taint --output json`.
+/// The schema of `ca rotate --output json`, `ca activate --output json` and `ca taint --output json`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ActOutput {
     /// Whether nothing was done.
@@ -104,6 +98,8 @@ pub struct ActOutput {
     pub not_connected: u64,
     /// Other issuing CAs, prepared or retiring, whose keys lay beside that of a tainted one.
     pub beside: Vec<String>,
+    /// Who holds the root that is to take over, and who not; null where it is about none.
+    pub evidence: Option<pb::RootEvidence>,
     /// The record of the act; null in a dry run.
     pub record: Option<String>,
     /// What was done, in this order.
@@ -123,20 +119,32 @@ pub struct ActOutput {
 }
 
 pub(super) async fn rotate(args: Rotate, context: &Context) -> Done {
-    let mut admin = context.admin().await?;
-    let screen = &context.screen;
+    let (mut admin, screen, is_root) = (context.admin().await?, &context.screen, args.level == "root");
     let ask = pb::RotateAuthorityRequest { level: args.level, dry_run: args.dry_run, reason: args.reason };
     let answer = admin.rotate_authority(ask).await?.into_inner();
     let (output, failure) = follow(answer, args.wait, screen).await;
     if args.dry_run {
         failure.map_or(Ok(()), Err)?;
         let looked = ActOutput { dry_run: true, ..output };
-        return screen.show(&looked, |looked| rotate_plan(looked, screen.now()));
+        let plan = if is_root { roots::rotate_plan } else { rotate_plan };
+        return screen.show(&looked, |looked| plan(looked, screen.now()));
     }
     if output.record.is_some() {
-        screen.show(&output, |done| rotated_screen(done, screen.now(), screen.paint))?;
+        screen.show(&output, |done| match is_root {
+            true => roots::rotated_screen(done, screen.paint),
+            false => rotated_screen(done, screen.now(), screen.paint),
+        })?;
     }
-    failure.map_or_else(|| unanswered(&output, args.wait), Err)
+    match failure {
+        Some(failure) => Err(failure),
+        None if is_root && args.watch => {
+            let last = roots::watch(context).await?.done()?;
+            if screen.format == Format::Text { crate::cli::screen::out(&last) } else { Ok(()) }
+        }
+        // Who has not answered is what a root waits for.
+        None if is_root => Ok(()),
+        None => unanswered(&output, args.wait),
+    }
 }
 
 pub(super) async fn taint(args: Taint, context: &Context) -> Done {
@@ -165,12 +173,6 @@ pub(super) async fn taint(args: Taint, context: &Context) -> Done {
         screen.show(&output, |done| tainted_screen(done, screen.paint))?;
     }
     failure.map_or_else(|| unanswered(&output, args.wait), Err)
-}
-
-pub(super) async fn retire(args: Retire, context: &Context) -> Done {
-    let ask = pb::RetireAuthorityRequest { name: args.name.to_string(), reason: args.reason };
-    let retired = context.admin().await?.retire_authority(ask).await?.into_inner();
-    context.screen.show(&retired, retired_screen)
 }
 
 /// What is left to say when not everyone has what was pushed.
@@ -210,9 +212,9 @@ pub(super) fn take(output: &mut ActOutput, message: pb::AuthorityProgress) {
             (output.live_certificates, output.last_expires_at) = (message.live_certificates, message.last_expires_at);
             (output.connected, output.not_connected) = (message.connected, message.not_connected);
             output.over_tcp = message.over_tcp;
-            (output.beside, output.record) = (message.beside, message.record);
+            (output.beside, output.record, output.evidence) = (message.beside, message.record, message.evidence);
         }
-        "prepared" | "activated" | "retired" | "tainted" | "revoked" => output.steps.push(StepOutput {
+        "prepared" | "published" | "activated" | "retired" | "tainted" | "revoked" => output.steps.push(StepOutput {
             step: message.step,
             authority: message.authority,
             record: message.record.unwrap_or_default(),
@@ -228,7 +230,7 @@ pub(super) fn take(output: &mut ActOutput, message: pb::AuthorityProgress) {
 }
 
 /// What was done comes with a failure too.
-async fn follow(
+pub(super) async fn follow(
     answer: Streaming<pb::AuthorityProgress>,
     wait: Duration,
     screen: &Screen,
@@ -344,7 +346,7 @@ pub(super) fn question(looked: &ActOutput) -> String {
     )
 }
 
-fn steps(output: &ActOutput, paint: Paint) -> Table {
+pub(super) fn steps(output: &ActOutput, paint: Paint) -> Table {
     let mut table = Table::bare();
     table.row(["recorded".to_owned(), String::new(), output.record.clone().unwrap_or_default()]);
     for step in &output.steps {
@@ -398,13 +400,6 @@ pub(super) fn tainted_screen(done: &ActOutput, paint: Paint) -> String {
         "Live connections stay open until they close or reach their age limit; to cut them: docs/revocation.md\n",
     );
     text
-}
-
-pub(super) fn retired_screen(retired: &pb::AuthorityRetired) -> String {
-    format!(
-        "{} is given up, as {} says; another is prepared by itself when the time has come.\n",
-        retired.name, retired.record
-    )
 }
 
 #[cfg(test)]

@@ -22,6 +22,14 @@ pub(super) const KEYS: &[Key] = &[
         "Too short: every proxy gets a new bundle more often. Too long: less time to mend what keeps it from being renewed.",
     ),
     key(
+        "crl",
+        "scope",
+        "whole-chain or leaf-only",
+        Default("\"whole-chain\""),
+        "Of which CAs in a chain a verifier is to want a CRL. With `leaf-only` Envoys are told so (`only_verify_leaf_cert_crl`), and CAs above the issuing one need none.",
+        "With `leaf-only` a revoked CA above the issuing one goes unnoticed, and the SPIFFE validator (secret `ALL`) is given no CRL. Choose it where a CA above has none that lasts.",
+    ),
+    key(
         "ledger",
         "reserve_mib",
         "a whole number of MiB",

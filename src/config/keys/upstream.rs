@@ -1,4 +1,4 @@
-//! The keys of `[upstream.vault]`.
+//! The keys of `[upstream.vault]` and `[upstream.files]`.
 
 use crate::config::key::Presence::{Default, Derived, Off};
 use crate::config::key::{Key, key};
@@ -132,5 +132,80 @@ pub(super) const KEYS: &[Key] = &[
         Off("\"/etc/chancery/vault.key\""),
         "For certificate: its key.",
         "Read by others: they log in as this server; revoke the certificate.",
+    ),
+    key(
+        "upstream.files",
+        "directory",
+        "a directory",
+        Off("\"/etc/chancery/cacerts\""),
+        "Where the CA's files lie, by the names that Istio's `cacerts` has: `ca-cert.pem`, `ca-key.pem`, `cert-chain.pem`, `root-cert.pem`, `ca-crl.pem`.",
+        "With it this CA stands above the issuing one, and its root is the one that proxies trust. A data directory that began with a root of its own is refused.",
+    ),
+    key(
+        "upstream.files",
+        "signing",
+        "here or elsewhere",
+        Default("\"here\""),
+        "Where the CA's key is. `here`: it lies beside the certificate and signs each new issuing CA. `elsewhere`: a request is written into a file and the answer is waited for.",
+        "`here`: whoever reads the key is this CA. `elsewhere`: without an answer in time issuing ends with the issuing CA; `status` says when.",
+    ),
+    key(
+        "upstream.files",
+        "certificate_file",
+        "a file, PEM",
+        Default("\"ca-cert.pem\""),
+        "The CA that signs. One with path length 0 has no room for a CA below it and becomes the issuing CA itself.",
+        "No issuing CA can be made; what is there goes on.",
+    ),
+    key(
+        "upstream.files",
+        "key_file",
+        "a file, 0600, PEM",
+        Default("\"ca-key.pem\""),
+        "Its key: PKCS #8, encrypted or not, SEC 1 or PKCS #1. It is read for each signature and not kept, but for a CA that becomes the issuing one.",
+        "Read by others: they are this CA, and everything under it has to be made anew. Lost: as for `certificate_file`.",
+    ),
+    key(
+        "upstream.files",
+        "passphrase_file",
+        "a file, 0600",
+        Off("\"/run/secrets/ca-passphrase\""),
+        "The passphrase of an encrypted key: the first line of this file.",
+        "Lost: no issuing CA can be made. Read by others: as for the key, once they have that too.",
+    ),
+    key(
+        "upstream.files",
+        "chain_files",
+        "a list of files, PEM",
+        Derived(
+            "those of `cert-chain.pem`, `ca-cert.pem` and `root-cert.pem` that are there",
+            "[\"cert-chain.pem\", \"root-cert.pem\"]",
+        ),
+        "The CAs above, up to the root, in any order.",
+        "A chain that does not end in a root is refused.",
+    ),
+    key(
+        "upstream.files",
+        "crl_files",
+        "a list of files, PEM or DER",
+        Derived("`ca-crl.pem` where it is there", "[\"ca-crl.pem\"]"),
+        "CRLs of CAs above. They are read again whenever one is due. Of a CA whose key is here and which has none in these files, this server makes them.",
+        "When the CRL of such a CA ends every handshake fails: `status` says when.",
+    ),
+    key(
+        "upstream.files",
+        "request_file",
+        "a file",
+        Derived("`issuing.csr` in `data_dir`", "\"/var/lib/chancery/issuing.csr\""),
+        "For `elsewhere`: where the request for an issuing CA is written.",
+        "It is written again at each attempt.",
+    ),
+    key(
+        "upstream.files",
+        "answer_file",
+        "a file, PEM",
+        Default("\"issuing-cert.pem\""),
+        "For `elsewhere`: where the certificate is expected, the CAs above it behind it or in `chain_files`.",
+        "One for another key is not taken, and the answer is waited for.",
     ),
 ];

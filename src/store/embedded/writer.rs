@@ -221,6 +221,11 @@ impl<'t> Writer<'t> {
                 row.certificate = row.certificate.or(old.certificate);
                 row.facts = row.facts.or(old.facts);
                 row.upstream = row.upstream.or(old.upstream);
+                // To be published is no state of its own.
+                if row.published.is_some() {
+                    row.since = old.since;
+                }
+                row.published = row.published.or(old.published);
             }
             None => row.number = self.authorities.len().map_err(db)?,
         }

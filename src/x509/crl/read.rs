@@ -1,8 +1,9 @@
-//! Reads a CRL strictly: what ours look like and nothing else.
+//! Reads a CRL strictly: version 2, whole, with key identifier and number, and not a part or a difference of one.
 //!
 //! The same reader serves the lint of a draft (its bytes are read again, independently of the encoder) and everyone who
-//! gets a CRL back: from the cache, from `/crl`, from `crl.pem`, from an upstream. A list with an extension that we do not
-//! write is refused. A serial of another form is an upstream's own: it is counted, and no certificate of ours has it.
+//! gets a CRL back: from the cache, from `/crl`, from `crl.pem`, from an upstream. A critical extension is refused: it would
+//! change what the list means (RFC 5280 section 5.2). Others that we do not write are passed over, and a reason that is none
+//! of ours is no reason. A serial that is no positive number is counted; no certificate has it.
 
 use aws_lc_rs::digest;
 use time::format_description::StaticFormatDescription;
@@ -14,10 +15,8 @@ use crate::audit::event::CrlFacts;
 use crate::clock::rfc3339_seconds;
 use crate::x509::chain::{self, Issuer};
 use crate::x509::der::{self, Element, NotDer, Reader};
+use crate::x509::serial::LONGEST_SERIAL;
 use crate::x509::{Serial, pem};
-
-/// The longest serial of a certificate, with the sign's octet: RFC 5280 section 4.1.2.2.
-const LONGEST_SERIAL: usize = 21;
 
 /// Why a CRL is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -206,16 +205,17 @@ pub(super) fn tbs(bytes: &[u8]) -> Result<Tbs, NotDer> {
     let (mut issuer_key_id, mut number) = (None, None);
     each_extension(der::only(extensions.content, der::SEQUENCE)?.content, |arc, value| match arc {
         35 if issuer_key_id.is_none() => {
-            // Only the key identifier, [0].
-            let content = der::only(value, der::SEQUENCE)?.content;
-            issuer_key_id = Some(der::only(content, 0x80)?.content.to_vec());
+            // The key identifier, [0]; issuer and serial may stand behind it.
+            let mut fields = Reader::new(der::only(value, der::SEQUENCE)?.content);
+            issuer_key_id = Some(fields.expect(0x80)?.content.to_vec());
             Ok(())
         }
         20 if number.is_none() => {
             number = Some(positive(der::only(value, der::INTEGER)?.content)?);
             Ok(())
         }
-        _ => Err(NotDer),
+        20 | 35 => Err(NotDer),
+        _ => Ok(()),
     })?;
     let (issuer_key_id, number) = (issuer_key_id.ok_or(NotDer)?, number.ok_or(NotDer)?);
     Ok(Tbs { algorithm, issuer, this_update, next_update, entries, foreign, issuer_key_id, number })
@@ -226,7 +226,7 @@ fn entries(list: &[u8]) -> Result<(Vec<CrlEntry>, u64), NotDer> {
     while !list.is_empty() {
         let mut fields = Reader::new(list.expect(der::SEQUENCE)?.content);
         let serial = fields.expect(der::INTEGER)?.content;
-        let Some(serial) = serial.try_into().ok().and_then(Serial::from_bytes) else {
+        let Some(serial) = Serial::from_bytes(serial) else {
             if !(1..=LONGEST_SERIAL).contains(&serial.len()) {
                 return Err(NotDer);
             }
@@ -236,12 +236,15 @@ fn entries(list: &[u8]) -> Result<(Vec<CrlEntry>, u64), NotDer> {
         let revoked_at = moment(fields.any()?)?;
         let mut reason = None;
         if let Some(extensions) = fields.optional(der::SEQUENCE)? {
-            each_extension(extensions.content, |arc, value| match (arc, der::only(value, der::ENUMERATED)?.content) {
-                (21, [code]) if reason.is_none() => {
-                    reason = Some(Reason::from_code(*code).ok_or(NotDer)?);
-                    Ok(())
+            each_extension(extensions.content, |arc, value| {
+                if arc != 21 {
+                    return Ok(());
                 }
-                _ => Err(NotDer),
+                match der::only(value, der::ENUMERATED)?.content {
+                    [code] if reason.is_none() => reason = Some(Reason::from_code(*code).unwrap_or_default()),
+                    _ => return Err(NotDer),
+                }
+                Ok(())
             })?;
         }
         fields.end()?;
@@ -250,15 +253,17 @@ fn entries(list: &[u8]) -> Result<(Vec<CrlEntry>, u64), NotDer> {
     Ok((found, foreign))
 }
 
-/// Calls `take` with the last arc under id-ce (2.5.29) and the value of each extension; none of ours is critical.
+/// Calls `take` with the last arc under id-ce (2.5.29) and the value of each extension; none may be critical.
 fn each_extension(content: &[u8], mut take: impl FnMut(u8, &[u8]) -> Result<(), NotDer>) -> Result<(), NotDer> {
     let mut extensions = Reader::new(content);
     while !extensions.is_empty() {
         let mut fields = Reader::new(extensions.expect(der::SEQUENCE)?.content);
-        let [0x55, 0x1d, arc] = fields.expect(der::OID)?.content else { return Err(NotDer) };
+        let oid = fields.expect(der::OID)?.content;
         let value = fields.expect(der::OCTET_STRING)?.content;
         fields.end()?;
-        take(*arc, value)?;
+        if let [0x55, 0x1d, arc] = oid {
+            take(*arc, value)?;
+        }
     }
     Ok(())
 }

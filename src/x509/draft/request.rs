@@ -1,12 +1,12 @@
 //! The request for a CA certificate that an upstream signs: PKCS #10, RFC 2986.
 
-use rcgen::{CertificateParams, DnType, SanType};
+use rcgen::{BasicConstraints, CertificateParams, CustomExtension, DnType, IsCa, KeyUsagePurpose, SanType};
 
 use super::encode::{KeepTbs, ia5};
 use super::{DraftError, LONGEST_NAME};
 use crate::identity::TrustDomain;
-use crate::x509::chain;
 use crate::x509::key::SubjectKey;
+use crate::x509::{chain, der};
 
 /// What a new issuing CA asks of its upstream: its names and its key, on the way to the ledger and then to that key.
 #[derive(Debug)]
@@ -31,6 +31,13 @@ impl RequestDraft {
         }
         params.distinguished_name.push(DnType::CommonName, common_name);
         params.subject_alt_names.push(SanType::URI(ia5(&trust_domain.id())?));
+        // All that the certificate is to have, so that who signs by hand only copies it.
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let mut key_id = Vec::new();
+        der::write(&mut key_id, der::OCTET_STRING, key.key_id());
+        // id-ce-subjectKeyIdentifier
+        params.custom_extensions.push(CustomExtension::from_oid_content(&[2, 5, 29, 14], key_id));
         let keep = KeepTbs::new(&key);
         params.serialize_request(&keep).map_err(|error| DraftError::Encoding(error.to_string()))?;
         let info = keep.into_kept().ok_or_else(|| DraftError::Encoding("the request was not written".to_owned()))?;

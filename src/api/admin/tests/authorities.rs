@@ -36,11 +36,20 @@ async fn what_cannot_be_is_told_with_a_remedy_and_leaves_no_trace() {
     let before = size();
     let mut admin = fixture.admin.clone();
     let rotate = |level: &str| pb::RotateAuthorityRequest { level: level.into(), ..Default::default() };
-    assert_eq!(admin.rotate_authority(rotate("root")).await.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(admin.rotate_authority(rotate("leaf")).await.unwrap_err().code(), Code::InvalidArgument);
     assert_eq!(admin.rotate_authority(rotate("issuing")).await.unwrap_err().code(), Code::FailedPrecondition);
     let retire = |name: &str| pb::RetireAuthorityRequest { name: name.into(), ..Default::default() };
     let refused = admin.retire_authority(retire("root 1")).await.unwrap_err();
-    assert!(refused.message().contains("only root"), "{refused}");
+    assert!(refused.message().contains("ca rotate root"), "{refused}");
+    for (name, code, word) in [
+        ("root 1", Code::FailedPrecondition, "not ready"),
+        ("root 9", Code::NotFound, "ca show"),
+        ("issuing 1", Code::InvalidArgument, "ca rotate issuing"),
+    ] {
+        let ask = pb::ActivateAuthorityRequest { name: name.into(), force: true, ..Default::default() };
+        let refused = admin.activate_authority(ask).await.unwrap_err();
+        assert!(refused.code() == code && refused.message().contains(word), "{name}: {refused}");
+    }
     assert_eq!(admin.retire_authority(retire("issuing 1")).await.unwrap_err().code(), Code::FailedPrecondition);
     assert_eq!(before, size());
     for (name, reason, code, word) in [

@@ -1,5 +1,6 @@
 //! Rotation, revocation and release over a real socket, with a feed and a revocation that only say what they were told.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::mpsc;
@@ -52,6 +53,7 @@ impl Hands for FakeHands {
             node: Some("envoy-7f".into()),
             caller: "unix:sds:uid=1003:pid=7".into(),
             account: "unix:sds:uid=1003".into(),
+            holder: "unix:sds:uid=1003:pid=7,started=None".into(),
             secret_name: "default".into(),
             is_certificate: true,
             identity: Some(SpiffeId::parse(API).unwrap()),
@@ -59,6 +61,7 @@ impl Hands for FakeHands {
             version: None,
             acked_version: None,
             nack: None,
+            covers: Arc::default(),
             since: datetime!(2026-11-23 12:00 UTC),
             renew_at: None,
             not_after: None,

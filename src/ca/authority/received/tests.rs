@@ -12,7 +12,7 @@ fn chain(own: &Ca, above: &[&Ca]) -> CaChain {
 }
 
 fn checked(chain: CaChain, spki: &[u8]) -> Result<Received, ReceivedError> {
-    check(chain, spki, &trust_domain(), LEAST, NOW)
+    check(chain, spki, &trust_domain(), LEAST, Scope::WholeChain, NOW)
 }
 
 #[test]
@@ -42,9 +42,18 @@ fn anything_else_is_refused() {
     assert!(matches!(checked(cut, spki), Err(ReceivedError::Issuer(IssuerError::Malformed))));
     let whole = || chain(&own, &[&one]);
     let elsewhere = TrustDomain::parse("other.org").unwrap();
-    assert!(matches!(check(whole(), spki, &elsewhere, LEAST, NOW), Err(ReceivedError::Names { .. })));
+    assert!(matches!(
+        check(whole(), spki, &elsewhere, LEAST, Scope::WholeChain, NOW),
+        Err(ReceivedError::Names { .. })
+    ));
     let long = Duration::from_secs(86_400 * 3_000);
-    assert!(matches!(check(whole(), spki, &trust_domain(), long, NOW), Err(ReceivedError::TooShort { .. })));
+    assert!(matches!(
+        check(whole(), spki, &trust_domain(), long, Scope::WholeChain, NOW),
+        Err(ReceivedError::TooShort { .. })
+    ));
     let before = own.issuer.not_before() - Duration::from_secs(1);
-    assert!(matches!(check(whole(), spki, &trust_domain(), LEAST, before), Err(ReceivedError::Time { .. })));
+    assert!(matches!(
+        check(whole(), spki, &trust_domain(), LEAST, Scope::WholeChain, before),
+        Err(ReceivedError::Time { .. })
+    ));
 }

@@ -74,7 +74,6 @@ fn a_taint_says_who_is_helped_and_who_is_cut_off() {
         taint_plan(&told([retiring]), NOW),
         question(&told([away])),
         tainted_screen(&done, Paint::PLAIN),
-        retired_screen(&pb::AuthorityRetired { name: "issuing 4".into(), record: "log#3".into(), act: "log#2".into() }),
     ];
     golden::check("ca-taint.txt", &screens.join("\n"));
     assert!(unanswered(&done, Duration::from_secs(5)).is_err());
