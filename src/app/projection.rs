@@ -25,6 +25,12 @@ const SYNC_EVERY: Duration = Duration::from_secs(5);
 /// and a quiet server's index follows at once.
 const GATHER: Duration = Duration::from_millis(5);
 
+/// The same while records come in masses: no one certificate is waited for then.
+const GATHER_MASSES: Duration = Duration::from_millis(20);
+
+/// Records of one batch that are masses.
+const MASSES: usize = 128;
+
 /// How long after a failure the index is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -108,7 +114,7 @@ impl Projection {
                 batch = self.follower.next_batch() => batch.map_err(ProjectionError::from),
                 () = stopping.cancelled() => break,
             };
-            let busy = batch.as_ref().is_ok_and(|batch| batch.len() > 1);
+            let pause = batch.as_ref().map_or(Duration::ZERO, |batch| pause_after(batch.len()));
             match batch.and_then(|batch| Ok(self.apply(&batch)?)) {
                 Ok(()) if clock.monotonic() - synced < SYNC_EVERY => {}
                 Ok(()) => {
@@ -123,9 +129,9 @@ impl Projection {
                     self.begin_again();
                 }
             }
-            if busy {
+            if !pause.is_zero() {
                 // Of the machine and not of the clock: a simulated hour shall not stand still for it.
-                let _ = tokio::time::timeout(GATHER, stopping.cancelled()).await;
+                let _ = tokio::time::timeout(pause, stopping.cancelled()).await;
             }
         }
         if let Err(failure) = self.catch_up() {
@@ -152,6 +158,15 @@ impl Projection {
         }
         self.applied.fetch_add(u64::try_from(entries.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
         Ok(())
+    }
+}
+
+/// How long records gather after a batch of so many.
+fn pause_after(records: usize) -> Duration {
+    match records {
+        0 | 1 => Duration::ZERO,
+        2..MASSES => GATHER,
+        _ => GATHER_MASSES,
     }
 }
 

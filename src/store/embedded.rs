@@ -6,6 +6,7 @@
 //! is damaged, of another schema or of another redb is replaced by an empty one: that costs a replay and nothing else.
 //! While the disk is full it goes on in memory (`spill`).
 
+mod gathered;
 mod pages;
 mod spill;
 mod writer;

@@ -18,7 +18,7 @@ use super::reader::LedgerReader;
 use super::recover::{self, Opened, Recovery};
 use super::rotate::SnapshotSlot;
 use super::shared::{Heads, LogState, Shared};
-use super::views::{Unsynced, Views};
+use super::views::{Behind, Unsynced, Views};
 use super::writer::{Command, MOST_BYTES, Writer};
 use super::{Inner, Ledger};
 use crate::audit::event::{Action, Change, Event, Outcome, Recorder};
@@ -216,6 +216,7 @@ impl Starting<'_> {
             key: Arc::clone(&self.key),
             clock: self.clock.clone(),
             edges,
+            behind: Behind::default(),
             unsynced: Unsynced::default(),
             mended: BTreeSet::new(),
             closed_mended: false,

@@ -51,7 +51,7 @@ impl std::fmt::Debug for LedgerReader {
 }
 
 fn info(log: &LogState) -> LogInfo {
-    LogInfo { name: log.name.clone(), origin: Arc::clone(&log.origin), size: log.size, published: log.viewed }
+    LogInfo { name: log.name.clone(), origin: Arc::clone(&log.origin), size: log.size, published: log.covered() }
 }
 
 impl LedgerReader {
@@ -131,8 +131,11 @@ impl LedgerReader {
     /// # Errors
     /// When there is no such log, or the file can't be read.
     pub fn checkpoint(&self, log: &str) -> Result<Option<String>, LedgerError> {
-        let path = self.path(log, CHECKPOINT)?;
-        self.text(&path)
+        let name = self.log(log)?.name;
+        match self.shared.signed(&name).and_then(|signed| signed.checkpoint) {
+            Some(checkpoint) => Ok(Some(checkpoint.to_string())),
+            None => self.text(&self.directory.join(name).join(CHECKPOINT)),
+        }
     }
 
     /// The verifier key of a log, as text.
@@ -144,14 +147,17 @@ impl LedgerReader {
         self.text(&path)
     }
 
-    /// The bytes of a tile by its path below the log (`tile/0/067.p/12`); `None` when there is none. Whether the caller
-    /// may see entries is for the caller to decide.
+    /// The bytes of a tile by its path below the log (`tile/0/067.p/12`); `None` when there is none. A partial one that was
+    /// published is there for as long as its full one is. Whether the caller may see entries is for the caller to decide.
     ///
     /// # Errors
     /// As [`LedgerReader::checkpoint`].
     pub fn tile(&self, log: &str, name: TileName) -> Result<Option<Vec<u8>>, LedgerError> {
-        let path = self.path(log, &name.path())?;
-        self.disk.read(&path).map_err(LedgerError::io("reading a tile", &path))
+        let log = self.log(log)?.name;
+        if let Some(tile) = self.shared.signed(&log).and_then(|signed| signed.edge.partial(name)) {
+            return Ok(Some(tile));
+        }
+        TileDir::new(Arc::clone(&self.disk), self.directory.join(log)).tile(name)
     }
 
     fn path(&self, log: &str, below: &str) -> Result<PathBuf, LedgerError> {
@@ -192,14 +198,23 @@ impl LedgerReader {
     }
 
     fn proof_now(&self, info: &LogInfo, index: u64) -> Result<Option<Receipt>, LedgerError> {
-        let Some(note) = self.checkpoint(&info.name)? else { return Ok(None) };
+        let tiles = TileDir::new(Arc::clone(&self.disk), self.directory.join(&info.name));
+        let receipt = |proof, checkpoint| Some(Receipt { extra: None, index, proof, checkpoint });
+        let signed = self.shared.signed(&info.name);
+        if let Some((signed, note)) = signed.and_then(|signed| Some((signed.clone(), signed.checkpoint?))) {
+            if signed.size <= index {
+                return Ok(None);
+            }
+            let proof = inclusion_proof(&mut tiles.nodes_up_to(&signed.edge), index, signed.size)?;
+            return Ok(receipt(proof, note.to_string()));
+        }
+        let Some(note) = self.text(&self.directory.join(&info.name).join(CHECKPOINT))? else { return Ok(None) };
         // Our own file; whoever gets the receipt checks the signature.
         let size = note.lines().nth(1).and_then(super::checkpoint::parse_decimal).unwrap_or(0);
         if size <= index {
             return Ok(None);
         }
-        let tiles = TileDir::new(Arc::clone(&self.disk), self.directory.join(&info.name));
         let proof = inclusion_proof(&mut tiles.nodes(size), index, size)?;
-        Ok(Some(Receipt { extra: None, index, proof, checkpoint: note }))
+        Ok(receipt(proof, note))
     }
 }

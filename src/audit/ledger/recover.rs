@@ -49,7 +49,7 @@ pub(crate) struct Opened {
     pub(crate) journal_dir: JournalDir,
     pub(crate) supply: Arc<Supply>,
     pub(crate) logs: Vec<LogState>,
-    pub(crate) edges: HashMap<usize, Edge>,
+    pub(crate) edges: HashMap<usize, Arc<Edge>>,
     pub(crate) retired: VecDeque<(u64, Vec<u64>)>,
     pub(crate) frontier: Frontier,
     pub(crate) created: bool,
@@ -119,7 +119,7 @@ fn reopen(place: &Place<'_>, dir: JournalDir, scan: &mut Scan, resume: Resume) -
     for (number, head) in scan.heads.iter().enumerate() {
         let (log, edge, frontier) = open_log(place, &dir, scan, head, number == last)?;
         opened.0.push(log);
-        opened.1.extend(edge.map(|edge| (number, edge)));
+        opened.1.extend(edge.map(|edge| (number, Arc::new(edge))));
         opened.2 = frontier;
     }
     let (logs, edges, frontier) = opened;

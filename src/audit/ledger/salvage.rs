@@ -432,14 +432,13 @@ fn rebuild(disk: &dyn Disk, to: &Path, log: &LogFound, records: &mut Records<'_>
         let gone = || LedgerError::corrupt(to, super::Damage::TileMissing);
         tile.push(record.ok_or_else(gone)?);
         if tile.len() == WIDTH || index + 1 == log.whole {
-            let writes = edge.extend(tile.iter().map(|record| (record.as_ref(), leaf_hash(record))));
-            for write in writes.iter().filter(|write| usize::from(write.name.width) == WIDTH) {
+            for write in edge.extend(tile.iter().map(|record| (record.as_ref(), leaf_hash(record)))) {
                 put_synced(disk, &to.join(write.name.path()), &write.bytes)?;
             }
             tile.clear();
         }
     }
-    for write in edge.partials(usize::MAX) {
+    for write in edge.partials() {
         put_synced(disk, &to.join(write.name.path()), &write.bytes)?;
     }
     if edge.frontier().is_none_or(|frontier| frontier.root() != log.root) {

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use super::error::LedgerError;
 use super::frame::Head;
+use super::tiles::Edge;
 use crate::merkle::{Hash, leaf_hash};
 
 /// The most bytes of records that wait for their tiles before commits wait too.
@@ -91,6 +92,16 @@ pub(crate) struct TailFrame {
     pub(crate) root: Hash,
 }
 
+/// A tree head with all that the disk may not have yet to prove what it covers.
+#[derive(Debug, Clone)]
+pub(crate) struct Signed {
+    pub(crate) size: u64,
+    /// The checkpoint; nothing while it would be smaller than one that was published before.
+    pub(crate) checkpoint: Option<Arc<str>>,
+    /// The partial tiles of exactly this size.
+    pub(crate) edge: Arc<Edge>,
+}
+
 /// One log.
 #[derive(Debug)]
 pub(crate) struct LogState {
@@ -99,7 +110,9 @@ pub(crate) struct LogState {
     /// Committed.
     pub(crate) size: u64,
     pub(crate) root: Hash,
-    /// Covered by tiles and checkpoint.
+    /// What was signed last in this run, with the right edge that it needs; the disk follows.
+    pub(crate) signed: Option<Signed>,
+    /// Covered by tiles and checkpoint on disk.
     pub(crate) viewed: u64,
     /// Whether `checkpoint` says `viewed`.
     pub(crate) published: bool,
@@ -114,7 +127,23 @@ impl LogState {
     /// A log just opened.
     pub(crate) fn empty(name: String, origin: Arc<str>) -> Self {
         let root = crate::merkle::empty_root();
-        Self { name, origin, size: 0, root, viewed: 0, published: false, floor: 0, synced: 0, tail: VecDeque::new() }
+        Self {
+            name,
+            origin,
+            size: 0,
+            root,
+            signed: None,
+            viewed: 0,
+            published: false,
+            floor: 0,
+            synced: 0,
+            tail: VecDeque::new(),
+        }
+    }
+
+    /// Covered by full tiles on disk and the edge in memory.
+    pub(crate) fn covered(&self) -> u64 {
+        self.signed.as_ref().map_or(self.viewed, |signed| signed.size)
     }
 
     pub(crate) fn head(&self) -> Head {
@@ -308,7 +337,7 @@ impl Shared {
     /// The view thread's next work, or what there is after `at_most`.
     pub(crate) fn next_work(&self, at_most: Duration, most_records: usize) -> Work {
         let idle = |state: &mut State| {
-            let pending = state.logs.iter().any(|log| !log.tail.is_empty() || !log.published);
+            let pending = state.logs.iter().any(|log| log.covered() < log.size || !log.published);
             !(pending || state.stop || state.sync_wanted || !state.retired.is_empty() || state.failed.is_some())
         };
         let waited = self.work.wait_timeout_while(self.lock(), at_most, idle);
@@ -323,7 +352,7 @@ impl Shared {
                 publish: true,
                 frames: Vec::new(),
             };
-            for frame in &log.tail {
+            for frame in log.tail.iter().filter(|frame| frame.size > log.covered()) {
                 if left == 0 {
                     break;
                 }
@@ -332,7 +361,7 @@ impl Shared {
                 job.frames.push(frame.clone());
             }
             job.publish = job.head.size >= log.floor;
-            if !job.frames.is_empty() || (log.tail.is_empty() && !log.published) {
+            if !job.frames.is_empty() || (log.covered() == log.size && !log.published) {
                 logs.push(job);
             }
         }
@@ -340,13 +369,25 @@ impl Shared {
         Work { logs, sync, stop: state.stop || state.failed.is_some() }
     }
 
-    /// Log number `log` has tiles and a checkpoint of `size`.
+    /// Log number `log` is signed so far; the tiles that are full are on disk.
+    pub(crate) fn set_signed(&self, log: usize, signed: Signed) {
+        if let Some(log) = self.lock().logs.get_mut(log) {
+            log.published = true;
+            log.signed = Some(signed);
+        }
+    }
+
+    /// What was signed last of the log of this name.
+    pub(crate) fn signed(&self, name: &str) -> Option<Signed> {
+        self.lock().logs.iter().find(|log| log.name == name)?.signed.clone()
+    }
+
+    /// Log number `log` has tiles and a checkpoint of `size` on disk.
     pub(crate) fn set_viewed(&self, log: usize, size: u64) {
         let mut state = self.lock();
         let mut freed = 0;
         if let Some(log) = state.logs.get_mut(log) {
             log.viewed = size;
-            log.published = true;
             while log.tail.front().is_some_and(|frame| frame.size <= size) {
                 freed += log.tail.pop_front().as_ref().map_or(0, weight);
             }

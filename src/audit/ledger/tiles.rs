@@ -146,28 +146,22 @@ pub(crate) struct Edge {
 }
 
 impl Edge {
-    /// Appends records and returns every tile that is new or wider now, full ones in order before partial ones.
+    /// Appends records and returns every tile that is full now, in order.
     pub(crate) fn extend<'a>(&mut self, leaves: impl Iterator<Item = (&'a [u8], Hash)>) -> Vec<TileWrite> {
-        let mut writes = Vec::new();
-        let mut highest = 0;
-        let mut grew = false;
+        let mut full = Vec::new();
         for (record, hash) in leaves {
             self.entries.extend(u16::try_from(record.len()).unwrap_or(u16::MAX).to_be_bytes());
             self.entries.extend_from_slice(record);
             self.size += 1;
-            grew = true;
-            highest = self.raise(hash, &mut writes).max(highest);
+            self.raise(hash, &mut full);
         }
-        if grew {
-            writes.extend(self.partials(highest + 1));
-        }
-        writes
+        full
     }
 
-    /// The partial tiles of the lowest `levels`, and of the records.
-    pub(crate) fn partials(&self, levels: usize) -> Vec<TileWrite> {
+    /// The partial tiles of every level, and of the records.
+    pub(crate) fn partials(&self) -> Vec<TileWrite> {
         let mut writes = Vec::new();
-        for (level, hashes) in self.levels.iter().enumerate().take(levels) {
+        for (level, hashes) in self.levels.iter().enumerate() {
             if let (Some(name), false) = (self.name_at(level), hashes.is_empty()) {
                 writes.push(TileWrite { name, bytes: hashes.concat() });
             }
@@ -179,16 +173,27 @@ impl Edge {
         writes
     }
 
-    /// Adds one leaf hash, closing every tile that it fills; returns the highest level touched.
-    fn raise(&mut self, leaf: Hash, writes: &mut Vec<TileWrite>) -> usize {
+    /// What the partial tile of this name holds; nothing when that is full by now, or narrower than asked for.
+    pub(crate) fn partial(&self, name: TileName) -> Option<Vec<u8>> {
+        let (level, tile) = match name.kind {
+            TileKind::Hashes(level) => (usize::from(level), self.levels.get(usize::from(level))?.concat()),
+            TileKind::Entries => (0, self.entries.clone()),
+        };
+        let own = self.name_at(level)?;
+        let within = own.index == name.index && name.width <= own.width;
+        if within { prefix(name.kind, &tile, name.width).map(<[u8]>::to_vec) } else { None }
+    }
+
+    /// Adds one leaf hash, closing every tile that it fills.
+    fn raise(&mut self, leaf: Hash, writes: &mut Vec<TileWrite>) {
         let mut hash = leaf;
         for level in 0.. {
             if self.levels.len() <= level {
                 self.levels.push(Vec::new());
             }
-            let Some(hashes) = self.levels.get_mut(level) else { return level };
+            let Some(hashes) = self.levels.get_mut(level) else { return };
             hashes.push(hash);
-            let Some(root) = (hashes.len() == WIDTH).then(|| perfect_root(hashes)).flatten() else { return level };
+            let Some(root) = (hashes.len() == WIDTH).then(|| perfect_root(hashes)).flatten() else { return };
             let bytes = std::mem::take(hashes).concat();
             let index = (self.size >> (HEIGHT * (level as u32 + 1))) - 1;
             writes.push(TileWrite { name: TileName::full(TileKind::Hashes(level as u8), index), bytes });
@@ -198,7 +203,6 @@ impl Edge {
             }
             hash = root;
         }
-        0
     }
 
     /// The name of the partial tile at `level`, when there is one.
@@ -268,6 +272,15 @@ impl TileDir {
             }
         }
         Err(LedgerError::corrupt(&self.directory.join(name.path()), Damage::TileMissing))
+    }
+
+    /// The bytes of exactly this tile, also where a wider one begins with them; `None` when there is none.
+    pub(crate) fn tile(&self, name: TileName) -> Result<Option<Vec<u8>>, LedgerError> {
+        match self.bytes(name) {
+            Ok((_, tile)) => Ok(prefix(name.kind, &tile, name.width).map(<[u8]>::to_vec)),
+            Err(LedgerError::Corrupt { damage: Damage::TileMissing, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Whether the tile on disk has (or, being wider, begins with) `expected`, and every narrower partial of it too.
@@ -340,13 +353,19 @@ impl TileDir {
 
     /// A source of nodes of the tree of `size` records, for proofs.
     pub(crate) fn nodes(&self, size: u64) -> TileNodes<'_> {
-        TileNodes { tiles: self, size, cache: HashMap::new() }
+        TileNodes { tiles: self, edge: None, size, cache: HashMap::new() }
+    }
+
+    /// The same for the tree whose right edge is `edge`, of which the disk may have nothing yet.
+    pub(crate) fn nodes_up_to<'a>(&'a self, edge: &'a Edge) -> TileNodes<'a> {
+        TileNodes { tiles: self, edge: Some(edge), size: edge.size, cache: HashMap::new() }
     }
 }
 
 /// Nodes read from tiles; a proof touches few, so they are kept.
 pub(crate) struct TileNodes<'a> {
     tiles: &'a TileDir,
+    edge: Option<&'a Edge>,
     size: u64,
     cache: HashMap<(u8, u64), Vec<Hash>>,
 }
@@ -363,7 +382,9 @@ impl Nodes for TileNodes<'_> {
         let key = (tile_level as u8, tile);
         if !self.cache.contains_key(&key) {
             let count = (self.size >> (HEIGHT * tile_level)).saturating_sub(tile * WIDTH as u64).min(WIDTH as u64);
-            let hashes = self.tiles.hashes(TileName { kind, index: tile, width: count as u16 })?;
+            let name = TileName { kind, index: tile, width: count as u16 };
+            let known = self.edge.and_then(|edge| split_hashes(&edge.partial(name)?));
+            let hashes = known.map_or_else(|| self.tiles.hashes(name), Ok)?;
             self.cache.insert(key, hashes);
         }
         let hashes = self.cache.get(&key).and_then(|hashes| hashes.get(offset..offset + (1 << within)));
@@ -393,11 +414,26 @@ mod tests {
     }
 
     #[test]
+    fn a_partial_tile_is_known_up_to_its_width() {
+        let mut edge = Edge::default();
+        edge.extend((0..300).map(|_| (b"record".as_slice(), leaf_hash(b"record"))));
+        for kind in [TileKind::Hashes(0), TileKind::Entries] {
+            let known = |index, width| edge.partial(TileName { kind, index, width });
+            let whole = known(1, 44).unwrap();
+            assert!(whole.starts_with(&known(1, 7).unwrap()) && known(1, 7).unwrap().len() < whole.len());
+            assert_eq!((known(1, 45), known(0, 44), known(2, 1)), (None, None, None));
+        }
+        assert_eq!(edge.partial(TileName { kind: TileKind::Hashes(1), index: 0, width: 1 }).unwrap().len(), 32);
+        assert_eq!(edge.partial(TileName { kind: TileKind::Hashes(2), index: 0, width: 1 }), None);
+    }
+
+    #[test]
     fn tiles_of_a_size_are_the_specified_ones() {
         let widest = |size: u64| {
             let mut edge = Edge::default();
             let record = b"record".as_slice();
-            let writes = edge.extend((0..size).map(|_| (record, leaf_hash(record))));
+            let mut writes = edge.extend((0..size).map(|_| (record, leaf_hash(record))));
+            writes.extend(edge.partials());
             let mut expected = Frontier::default();
             (0..size).for_each(|_| expected.push(leaf_hash(record)));
             assert_eq!(edge.frontier().unwrap(), expected);

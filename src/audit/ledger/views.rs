@@ -1,9 +1,12 @@
 //! The view thread: tiles, checkpoints and the journal's supply of segments, all written behind the commit.
 //!
-//! A view can be lost and comes back from the journal, so nothing here is on the way of an answer. Order within a
-//! round: tiles, then the checkpoint that needs them. A journal segment is reused only after every tile and checkpoint
-//! that it could rebuild is synced. When the disk is full the round is tried again later with what came since; any
-//! other error stops the ledger, because a disk that loses tiles loses commits too.
+//! A view can be lost and comes back from the journal, so nothing here is on the way of an answer. Each round writes the
+//! tiles that are full, signs a checkpoint and publishes it in memory together with the partial tiles that it needs:
+//! readers of a running server have it at once ([`super::reader`]). Partial tiles and the checkpoint's file follow in the
+//! same round when the server was quiet, and under load every [`ROUNDS_BEHIND`] rounds: they are new files each time, which
+//! cost more than all else here. A journal segment is reused only after every tile and checkpoint that it could rebuild is
+//! synced. When the disk is full the round is tried again later with what came since; any other error stops the ledger,
+//! because a disk that loses tiles loses commits too.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -19,12 +22,14 @@ use super::disk::{Disk, Identity};
 use super::error::is_full;
 use super::frame::Head;
 use super::journal::{JournalDir, Supply};
-use super::shared::{Heads, LogState, Shared, ViewJob};
-use super::tiles::{Edge, TileDir, TileKind, TileName, WIDTH};
+use super::shared::{Heads, LogState, Shared, Signed, ViewJob};
+use super::tiles::{Edge, TileDir, TileKind, TileName, TileWrite};
 use crate::clock::Clock;
 
-/// The shortest time between two rounds: partial tiles cost writes, so quick commits share one.
+/// The shortest time between two rounds: quick commits share one signature.
 const PACE: Duration = Duration::from_millis(3);
+/// Under load, the rounds that partial tiles and the checkpoint's file are behind at most.
+const ROUNDS_BEHIND: u32 = 8;
 /// How often a full disk is asked again.
 const RETRY: Duration = Duration::from_millis(200);
 /// How long it waits for work otherwise.
@@ -47,7 +52,9 @@ pub(crate) struct Views {
     pub(crate) key: Arc<CheckpointKey>,
     pub(crate) clock: Clock,
     /// Right edges of the logs that grew in this run, by their number.
-    pub(crate) edges: HashMap<usize, Edge>,
+    pub(crate) edges: HashMap<usize, Arc<Edge>>,
+    /// What the disk lacks of them.
+    pub(crate) behind: Behind,
     pub(crate) unsynced: Unsynced,
     /// Logs whose narrower partial tiles this run looked at. At every start: only the newest of each tile is synced, so
     /// even after a clean end a loss of power tears the others.
@@ -60,6 +67,30 @@ pub(crate) struct Views {
     pub(crate) stalled: bool,
     /// Held while anything may be written.
     pub(crate) _lock: Arc<Flock<std::fs::File>>,
+}
+
+/// What is published in memory, and not on disk yet.
+#[derive(Debug)]
+pub(crate) struct Behind {
+    /// By the number of the log.
+    logs: BTreeMap<usize, Unwritten>,
+    /// Rounds since the disk had all of it; after a quiet moment as many as there may be.
+    rounds: u32,
+    /// The partial tiles that were written last, so that none is written twice.
+    partials: HashMap<(usize, TileKind), TileName>,
+}
+
+impl Default for Behind {
+    fn default() -> Self {
+        Self { logs: BTreeMap::new(), rounds: ROUNDS_BEHIND, partials: HashMap::new() }
+    }
+}
+
+#[derive(Debug)]
+struct Unwritten {
+    directory: PathBuf,
+    size: u64,
+    checkpoint: Option<Arc<str>>,
 }
 
 /// Files and directories that were written and not synced.
@@ -91,13 +122,21 @@ impl Views {
     /// One round, after waiting for work at most so long; how long the next one is to wait, `None` at the end.
     pub(crate) fn round(&mut self, at_most: Duration) -> Option<Duration> {
         let hurried = self.stalled || self.supply.is_full();
+        let at_most = if self.behind.logs.is_empty() { at_most } else { Duration::ZERO };
         let work = self.shared.next_work(if hurried { at_most.min(RETRY) } else { at_most }, MOST_RECORDS);
         if work.stop {
             return None;
         }
+        let quiet = work.logs.is_empty();
         let mut outcome = self.mend_closed();
         for job in work.logs {
             outcome = outcome.and_then(|()| self.view(job));
+        }
+        if quiet || work.sync || self.behind.rounds >= ROUNDS_BEHIND {
+            outcome = outcome.and_then(|()| self.write_behind());
+            self.behind.rounds = if quiet { ROUNDS_BEHIND } else { 0 };
+        } else {
+            self.behind.rounds += 1;
         }
         if work.sync {
             outcome = outcome.and_then(|()| self.sync());
@@ -116,33 +155,28 @@ impl Views {
         Some(if self.stalled { RETRY } else { PACE })
     }
 
-    /// Writes what a log's tiles lack, and its checkpoint. On an error nothing of it counts.
+    /// Writes the tiles of a log that are full now, signs its head and publishes both. On an error nothing of it counts.
     fn view(&mut self, job: ViewJob) -> io::Result<()> {
         let ViewJob { number: log, origin, head, publish, frames } = job;
         if self.disk.identity(&self.directory)? != self.identity {
             return Err(io::Error::other("the ledger's directory was replaced by another"));
         }
         let directory = self.directory.join(&head.log);
-        let mut edge = self.edges.get(&log).cloned().unwrap_or_default();
+        let mut edge = self.edges.get(&log).map(|edge| Edge::clone(edge)).unwrap_or_default();
         let leaves = frames.iter().flat_map(|frame| &frame.leaves).map(|leaf| (leaf.as_ref(), leaf.hash));
         for write in edge.extend(leaves) {
             let path = directory.join(write.name.path());
             self.unsynced.add_directories(&path, &self.directory);
-            if usize::from(write.name.width) < WIDTH {
-                // No checkpoint needs it before this round's. One that a kill cut short is mended at the next start.
-                self.disk.put_unread(&path, &write.bytes)?;
-            } else {
-                self.disk.put(&path, &write.bytes)?;
-                self.unsynced.complete.insert(directory.join(write.name.partials()));
-            }
+            self.disk.put(&path, &write.bytes)?;
+            self.unsynced.complete.insert(directory.join(write.name.partials()));
             self.unsynced.tiles.insert((log, write.name.kind, write.name.index), path);
         }
-        if self.mended.insert(log) {
-            self.mend_partials(&directory, &edge)?;
-        }
-        let heads = if publish { Some(self.publish(&directory, origin, &head)?) } else { None };
-        self.edges.insert(log, edge);
-        self.shared.set_viewed(log, head.size);
+        let (edge, size) = (Arc::new(edge), head.size);
+        self.edges.insert(log, Arc::clone(&edge));
+        let heads = publish.then(|| self.sign(origin, &head));
+        let checkpoint = heads.as_ref().map(|heads| Arc::clone(&heads.checkpoint));
+        self.behind.logs.insert(log, Unwritten { directory, size, checkpoint: checkpoint.clone() });
+        self.shared.set_signed(log, Signed { size, checkpoint, edge });
         if let Some(heads) = heads {
             self.shared.heads.send_replace(heads);
         }
@@ -169,9 +203,53 @@ impl Views {
         Ok(())
     }
 
+    fn sign(&self, origin: Arc<str>, head: &Head) -> Heads {
+        let checkpoint = Checkpoint { origin: origin.to_string(), size: head.size, root: head.root };
+        let note = self.key.sign(&checkpoint);
+        Heads { origin, size: head.size, root: head.root, checkpoint: note.into(), time: self.clock.now() }
+    }
+
+    /// Writes partial tiles, then the checkpoints that need them. What could not be written is behind still.
+    fn write_behind(&mut self) -> io::Result<()> {
+        while let Some((&log, unwritten)) = self.behind.logs.first_key_value() {
+            let edge = self.edges.get(&log).cloned().unwrap_or_default();
+            let (directory, size, checkpoint) =
+                (unwritten.directory.clone(), unwritten.size, unwritten.checkpoint.clone());
+            for write in edge.partials() {
+                self.write_partial(log, &directory, &write)?;
+            }
+            if self.mended.insert(log) {
+                self.mend_partials(&directory, &edge)?;
+            }
+            if let Some(checkpoint) = checkpoint {
+                let path = directory.join(CHECKPOINT);
+                self.disk.put(&path, checkpoint.as_bytes())?;
+                self.unsynced.add_directories(&path, &self.directory);
+                self.unsynced.others.insert(path);
+            }
+            self.behind.logs.remove(&log);
+            self.shared.set_viewed(log, size);
+        }
+        Ok(())
+    }
+
+    fn write_partial(&mut self, log: usize, directory: &Path, write: &TileWrite) -> io::Result<()> {
+        let key = (log, write.name.kind);
+        if self.behind.partials.get(&key) == Some(&write.name) {
+            return Ok(());
+        }
+        let path = directory.join(write.name.path());
+        self.unsynced.add_directories(&path, &self.directory);
+        // No checkpoint on disk needs it before this round's. One that a kill cut short is mended at the next start.
+        self.disk.put_unread(&path, &write.bytes)?;
+        self.unsynced.tiles.insert((log, write.name.kind, write.name.index), path);
+        self.behind.partials.insert(key, write.name);
+        Ok(())
+    }
+
     /// Writes every narrower partial tile of the right edge again that is not what the wider one begins with.
     fn mend_partials(&mut self, directory: &Path, edge: &Edge) -> io::Result<()> {
-        for wide in edge.partials(usize::MAX) {
+        for wide in edge.partials() {
             let names = self.disk.list(&directory.join(wide.name.partials()))?;
             for width in names.iter().filter_map(|name| name.parse::<u16>().ok()).filter(|w| *w < wide.name.width) {
                 let path = directory.join(TileName { width, ..wide.name }.path());
@@ -185,17 +263,6 @@ impl Views {
             }
         }
         Ok(())
-    }
-
-    /// Signs and writes the checkpoint of a log whose tiles are there.
-    fn publish(&mut self, directory: &Path, origin: Arc<str>, head: &Head) -> io::Result<Heads> {
-        let checkpoint = Checkpoint { origin: origin.to_string(), size: head.size, root: head.root };
-        let note = self.key.sign(&checkpoint);
-        let path = directory.join(CHECKPOINT);
-        self.disk.put(&path, note.as_bytes())?;
-        self.unsynced.add_directories(&path, &self.directory);
-        self.unsynced.others.insert(path);
-        Ok(Heads { origin, size: head.size, root: head.root, checkpoint: note.into(), time: self.clock.now() })
     }
 
     /// Syncs everything written so far, then frees the segments below.

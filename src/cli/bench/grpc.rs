@@ -12,15 +12,28 @@ use super::{Bed, Failure, middle_and_tail};
 use crate::cli::fetch::client::Subscription;
 use crate::clock::Clock;
 
-/// One client: a connection, and a new stream for each certificate until told to stop.
-async fn client(server: &Server, clock: &Clock, stop: Arc<AtomicBool>, lane: usize) -> Result<Vec<Duration>, Failure> {
+/// What is asked for: a certificate, or the roots, which cost what the way there and back costs by itself.
+const CERTIFICATE: &str = "default";
+const ROOTS: &str = "ROOTCA";
+
+/// Clients of the row that shows the way alone, at most.
+const ON_THE_WAY: usize = 64;
+
+/// One client: a connection, and a new stream for each secret until told to stop.
+async fn client(
+    server: &Server,
+    secret: &'static str,
+    clock: &Clock,
+    stop: Arc<AtomicBool>,
+    lane: usize,
+) -> Result<Vec<Duration>, Failure> {
     let channel = server.connect().await?;
     let (clock, node) = (clock.clone(), format!("bench-{lane}"));
     let asking = async move {
         let mut times = Vec::new();
         while !stop.load(Ordering::Relaxed) {
             let begin = clock.monotonic();
-            let mut stream = Subscription::open(channel.clone(), &node, "default", "").await?;
+            let mut stream = Subscription::open(channel.clone(), &node, secret, "").await?;
             let offer = stream.next().await?;
             times.push(clock.monotonic() - begin);
             stream.accept(&offer).await;
@@ -31,16 +44,17 @@ async fn client(server: &Server, clock: &Clock, stop: Arc<AtomicBool>, lane: usi
     Ok(tokio::task::JoinSet::from_iter([asking]).join_all().await.into_iter().collect::<Result<Vec<_>, _>>()?.concat())
 }
 
-/// Certificates issued in one run of `span`, the server's CPU meanwhile, and how long each took.
+/// Secrets served in one run of `span`, the server's CPU meanwhile, and how long each took.
 async fn load(
     server: &Server,
+    secret: &'static str,
     clients: usize,
     clock: &Clock,
     span: Duration,
 ) -> Result<(Duration, Vec<Duration>), Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     let used = server.cpu()?;
-    let asking = try_join_all((0..clients).map(|lane| client(server, clock, Arc::clone(&stop), lane)));
+    let asking = try_join_all((0..clients).map(|lane| client(server, secret, clock, Arc::clone(&stop), lane)));
     let end = async {
         clock.sleep(span).await;
         stop.store(true, Ordering::Relaxed);
@@ -53,10 +67,15 @@ pub(super) async fn measure(bed: &Bed<'_>, report: &mut Report) -> Result<(), Fa
     let (clock, span) = (&bed.machine.clock, bed.sizes.span);
     let place = Place::new(bed.scratch.sub("grpc"))?;
     let (server, _) = place.child(clock).await?;
-    load(&server, 4, clock, span / 4).await?;
+    load(&server, CERTIFICATE, 4, clock, span / 4).await?;
+    let clients = bed.sizes.clients.iter().copied().filter(|clients| *clients <= ON_THE_WAY).max().unwrap_or(1);
+    let (used, times) = load(&server, ROOTS, clients, clock, span).await?;
+    let each = used.as_secs_f64() * 1e6 / times.len().max(1) as f64;
+    let what = format!("SDS, {clients} clients, roots: nothing made, nothing recorded; server's CPU each");
+    report.row(what, each, "µs", None, "");
     let raw = bed.machine.key_and_sign.as_secs_f64() * 1e6;
     for clients in bed.sizes.clients {
-        let (used, mut times) = load(&server, *clients, clock, span).await?;
+        let (used, mut times) = load(&server, CERTIFICATE, *clients, clock, span).await?;
         let rate = times.len() as f64 / span.as_secs_f64();
         let each = used.as_secs_f64() * 1e6 / times.len().max(1) as f64;
         let (middle, tail) = middle_and_tail(&mut times);

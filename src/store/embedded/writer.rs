@@ -1,17 +1,19 @@
 //! One batch of records on its way into the tables.
 
 use std::collections::BTreeMap;
+use std::mem::take;
 
 use redb::{ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 
+use super::gathered::Gathered;
 use super::{
     ACTIVITY, APPROVALS, AUTHORITIES, BREAKGLASS, BY_EXPIRY, BY_IDENTITY, BY_ISSUER, BY_RECORD, BY_VERSION,
     CERTIFICATES, CONFIGURED, CRLS, CURSOR, DENIES, EXPIRING, EXPIRING_SECONDS, ExpiryKey, META, NamedKey, REVOKED, db,
 };
 use crate::store::row::{self, Effect, MOST_ACTS_KEPT, Marks};
 use crate::store::{
-    ACTIVITY_KEPT_MINUTES, APPROVALS_KEPT, Activity, ApprovalAnswer, ApprovalRow, AuthorityRow, BREAKGLASS_KEPT,
-    BreakglassRow, CertificateRow, CrlRow, DenyRow, Entry, LogCursor, Revoked, RevokedRow, StoreError,
+    ACTIVITY_KEPT_MINUTES, APPROVALS_KEPT, ApprovalAnswer, ApprovalRow, AuthorityRow, BREAKGLASS_KEPT, BreakglassRow,
+    CertificateRow, CrlRow, DenyRow, Entry, LogCursor, Revoked, RevokedRow, StoreError,
 };
 
 /// How many certificates end then, and how many of them are revoked.
@@ -37,6 +39,7 @@ pub(super) struct Writer<'t> {
     configured: Table<'t, &'static str, &'static str>,
     approvals: Table<'t, &'static str, &'static [u8]>,
     breakglass: Table<'t, &'static str, &'static [u8]>,
+    gathered: Gathered,
 }
 
 impl<'t> Writer<'t> {
@@ -60,6 +63,7 @@ impl<'t> Writer<'t> {
             configured: write.open_table(CONFIGURED).map_err(db)?,
             approvals: write.open_table(APPROVALS).map_err(db)?,
             breakglass: write.open_table(BREAKGLASS).map_err(db)?,
+            gathered: Gathered::default(),
         })
     }
 
@@ -79,6 +83,7 @@ impl<'t> Writer<'t> {
             self.one(entry)?;
             touched.insert(entry.log, LogCursor { next: entry.index + 1, last_salt: entry.event.salt.clone() });
         }
+        self.write_gathered()?;
         for (log, cursor) in touched {
             self.cursor.insert(log, serde_json::to_vec(&cursor)?.as_slice()).map_err(db)?;
         }
@@ -92,14 +97,14 @@ impl<'t> Writer<'t> {
 
     fn one(&mut self, entry: &Entry<'_>) -> Result<(), StoreError> {
         if let Some((what, minute, count)) = row::activity(entry.event) {
-            self.count(what, minute, count)?;
+            self.gathered.count(what, minute, count);
         }
         if let Some(marks) = row::marks(entry) {
             self.mark(&marks)?;
         }
         match row::effect(entry) {
             None => Ok(()),
-            Some(Effect::Certificate(row)) => self.certificate(&row),
+            Some(Effect::Certificate(row)) => self.certificate(*row),
             Some(Effect::Authority(row)) => self.authority(*row),
             Some(Effect::Configured { what, after }) => {
                 self.configured.insert(what.as_str(), after.as_str()).map_err(db)?;
@@ -126,11 +131,13 @@ impl<'t> Writer<'t> {
         }
     }
 
-    fn certificate(&mut self, row: &CertificateRow) -> Result<(), StoreError> {
-        let sequence = self.meta.get("sequence").map_err(db)?.map_or(0, |value| value.value());
-        self.meta.insert("sequence", sequence + 1).map_err(db)?;
+    fn certificate(&mut self, row: CertificateRow) -> Result<(), StoreError> {
+        let sequence = match self.gathered.sequence {
+            Some(next) => next,
+            None => self.meta.get("sequence").map_err(db)?.map_or(0, |value| value.value()),
+        };
+        self.gathered.sequence = Some(sequence + 1);
         let serial = row.serial.as_str();
-        self.certificates.insert(serial, serde_json::to_vec(row)?.as_slice()).map_err(db)?;
         self.by_expiry.insert((row.expires, sequence), serial).map_err(db)?;
         let identity = (row.identity.as_str(), row.expires.saturating_neg(), sequence);
         self.by_identity.insert(identity, serial).map_err(db)?;
@@ -138,29 +145,46 @@ impl<'t> Writer<'t> {
         self.by_record.insert((row.log.as_str(), row.index), serial).map_err(db)?;
         let issuer = row.issuer_key_id.as_str();
         self.by_issuer.insert((issuer, row.expires.saturating_neg(), sequence), serial).map_err(db)?;
-        self.bucket(row, |(all, revoked)| (all + 1, revoked))
+        self.gathered.certificate(row);
+        Ok(())
     }
 
-    fn bucket(&mut self, row: &CertificateRow, change: impl Fn((u64, u64)) -> (u64, u64)) -> Result<(), StoreError> {
-        let issuer = row.issuer_key_id.as_str();
-        let minutes = (&mut self.expiring, row.expires.div_euclid(60));
-        for (table, at) in [minutes, (&mut self.expiring_seconds, row.expires)] {
-            let counts = table.get((at, issuer)).map_err(db)?.map_or((0, 0), |value| value.value());
-            table.insert((at, issuer), change(counts)).map_err(db)?;
+    /// The row of a certificate as this batch has left it.
+    fn row(&self, serial: &str) -> Result<Option<CertificateRow>, StoreError> {
+        if let Some(row) = self.gathered.certificates.get(serial) {
+            return Ok(Some(row.clone()));
         }
-        Ok(())
+        let bytes = self.certificates.get(serial).map_err(db)?;
+        bytes.map(|bytes| Ok(serde_json::from_slice(bytes.value())?)).transpose()
+    }
+
+    /// Writes what the batch gathered.
+    fn write_gathered(&mut self) -> Result<(), StoreError> {
+        let Gathered { certificates, ends, activity, sequence, .. } = take(&mut self.gathered);
+        if let Some(sequence) = sequence {
+            self.meta.insert("sequence", sequence).map_err(db)?;
+        }
+        for (serial, row) in &certificates {
+            self.certificates.insert(serial.as_str(), serde_json::to_vec(row)?.as_slice()).map_err(db)?;
+        }
+        for ((expires, issuer), (all, revoked)) in &ends {
+            let minutes = (&mut self.expiring, expires.div_euclid(60));
+            for (table, at) in [minutes, (&mut self.expiring_seconds, *expires)] {
+                let key = (at, issuer.as_str());
+                let before = table.get(key).map_err(db)?.map_or((0, 0), |value| value.value());
+                table.insert(key, (before.0 + all, before.1 + revoked)).map_err(db)?;
+            }
+        }
+        activity.into_iter().try_for_each(|(key, count)| self.count(key, count))
     }
 
     /// The first revocation of a certificate counts; one of a certificate that the ledger does not name changes nothing.
     fn revoke(&mut self, serial: &str, revoked: &Revoked) -> Result<(), StoreError> {
-        let row = self.certificates.get(serial).map_err(db)?.map(|bytes| bytes.value().to_vec());
-        let Some(row) = row else { return Ok(()) };
-        let mut row: CertificateRow = serde_json::from_slice(&row)?;
+        let Some(mut row) = self.row(serial)? else { return Ok(()) };
         if row.revoked.is_some() {
             return Ok(());
         }
         row.revoked = Some(Revoked { with_identity: self.is_denied(&row.identity)?, ..revoked.clone() });
-        self.certificates.insert(serial, serde_json::to_vec(&row)?.as_slice()).map_err(db)?;
         let entry = RevokedRow {
             serial: row.serial.clone(),
             issuer_key_id: row.issuer_key_id.clone(),
@@ -170,7 +194,9 @@ impl<'t> Writer<'t> {
             record: revoked.record.clone(),
         };
         self.revoked.insert((row.expires, serial), serde_json::to_vec(&entry)?.as_slice()).map_err(db)?;
-        self.bucket(&row, |(all, revoked)| (all, revoked + 1))
+        self.gathered.ends(&row, (0, 1));
+        self.gathered.certificates.insert(row.serial.clone(), row);
+        Ok(())
     }
 
     /// The first revocation counts here too. An authority is in no list of certificates.
@@ -213,14 +239,14 @@ impl<'t> Writer<'t> {
     }
 
     fn amend(&mut self, log: &str, index: u64, change: impl FnOnce(&mut CertificateRow)) -> Result<(), StoreError> {
-        let Some(serial) = self.by_record.get((log, index)).map_err(db)?.map(|serial| serial.value().to_owned()) else {
-            return Ok(());
+        let serial = match self.gathered.serial(log, index) {
+            Some(serial) => Some(serial.to_owned()),
+            None => self.by_record.get((log, index)).map_err(db)?.map(|serial| serial.value().to_owned()),
         };
-        let row = self.certificates.get(serial.as_str()).map_err(db)?.map(|bytes| bytes.value().to_vec());
-        let Some(row) = row else { return Ok(()) };
-        let mut row: CertificateRow = serde_json::from_slice(&row)?;
+        let Some(serial) = serial else { return Ok(()) };
+        let Some(mut row) = self.row(&serial)? else { return Ok(()) };
         change(&mut row);
-        self.certificates.insert(serial.as_str(), serde_json::to_vec(&row)?.as_slice()).map_err(db)?;
+        self.gathered.certificates.insert(serial, row);
         Ok(())
     }
 
@@ -278,8 +304,8 @@ impl<'t> Writer<'t> {
         })
     }
 
-    fn count(&mut self, what: Activity, minute: i64, count: u64) -> Result<(), StoreError> {
-        let key = (minute, what.as_str());
+    fn count(&mut self, key: (i64, &str), count: u64) -> Result<(), StoreError> {
+        let minute = key.0;
         let before = self.activity.get(key).map_err(db)?.map_or(0, |value| value.value());
         self.activity.insert(key, before + count).map_err(db)?;
         if before == 0 {

@@ -88,10 +88,16 @@ pub(super) fn audit(path: &Path) -> crate::audit::verify::Report {
     crate::audit::verify::verify(path, &crate::audit::verify::VerifyOptions::default(), &mut |_, _| {}).unwrap()
 }
 
-/// Waits until the published checkpoint covers `size` records.
+/// Waits until the published checkpoint covers `size` records, on disk too.
 pub(super) async fn published(ledger: &Ledger, size: u64) {
     let mut heads = ledger.heads();
     heads.wait_for(|heads| heads.size >= size).await.unwrap();
+    // The files follow within rounds of the view thread, which tells nobody.
+    let written = || ledger.0.shared.lock().logs.last().is_some_and(|log| log.viewed >= size);
+    while !written() {
+        assert!(ledger.0.shared.failure().is_none(), "the views will not follow any more");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Appends `count` records in batches.
