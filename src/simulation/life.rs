@@ -16,6 +16,8 @@ const TICK: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_millis(12_000);
 /// Time after which whatever failed before was tried again.
 const RECOVERY: Duration = Duration::from_secs(130);
+/// An upstream that failed for long is asked again after a quarter of an hour at the latest.
+const RECOVERY_ABOVE: Duration = Duration::from_secs(920);
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// How a life ended.
@@ -169,9 +171,10 @@ async fn life(world: &mut World, process: &Process, faults: bool) -> End {
 /// Every fault is gone, and some minutes later nothing is left of it but what a restart ends.
 async fn recovers(world: &mut World, server: &Server) -> Option<End> {
     world.mend(&server.process);
+    let above = if world.above.is_some() { RECOVERY_ABOVE.as_secs() } else { 0 };
     let wait = async {
-        for _ in 0..RECOVERY.as_secs() / 2 {
-            world.hands.advance(Duration::from_secs(2));
+        for step in std::iter::repeat_n(2, RECOVERY.as_secs() as usize / 2).chain((0..above / 20).map(|_| 20)) {
+            world.hands.advance(Duration::from_secs(step));
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };

@@ -158,9 +158,7 @@ impl Views {
     /// Writes the tiles of a log that are full now, signs its head and publishes both. On an error nothing of it counts.
     fn view(&mut self, job: ViewJob) -> io::Result<()> {
         let ViewJob { number: log, origin, head, publish, frames } = job;
-        if self.disk.identity(&self.directory)? != self.identity {
-            return Err(io::Error::other("the ledger's directory was replaced by another"));
-        }
+        self.check_identity()?;
         let directory = self.directory.join(&head.log);
         let mut edge = self.edges.get(&log).map(|edge| Edge::clone(edge)).unwrap_or_default();
         let leaves = frames.iter().flat_map(|frame| &frame.leaves).map(|leaf| (leaf.as_ref(), leaf.hash));
@@ -203,6 +201,13 @@ impl Views {
         Ok(())
     }
 
+    fn check_identity(&self) -> io::Result<()> {
+        if self.disk.identity(&self.directory)? == self.identity {
+            return Ok(());
+        }
+        Err(io::Error::other("the ledger's directory was replaced by another"))
+    }
+
     fn sign(&self, origin: Arc<str>, head: &Head) -> Heads {
         let checkpoint = Checkpoint { origin: origin.to_string(), size: head.size, root: head.root };
         let note = self.key.sign(&checkpoint);
@@ -212,6 +217,7 @@ impl Views {
     /// Writes partial tiles, then the checkpoints that need them. What could not be written is behind still.
     fn write_behind(&mut self) -> io::Result<()> {
         while let Some((&log, unwritten)) = self.behind.logs.first_key_value() {
+            self.check_identity()?;
             let edge = self.edges.get(&log).cloned().unwrap_or_default();
             let (directory, size, checkpoint) =
                 (unwritten.directory.clone(), unwritten.size, unwritten.checkpoint.clone());

@@ -93,7 +93,10 @@ pub(super) async fn published(ledger: &Ledger, size: u64) {
     let mut heads = ledger.heads();
     heads.wait_for(|heads| heads.size >= size).await.unwrap();
     // The files follow within rounds of the view thread, which tells nobody.
-    let written = || ledger.0.shared.lock().logs.last().is_some_and(|log| log.viewed >= size);
+    let name = ledger.reader().logs().pop().unwrap().name;
+    let file = ledger.reader().directory.join(name).join(super::views::CHECKPOINT);
+    let said = || Some(std::fs::read_to_string(&file).ok()?.lines().nth(1)?.parse::<u64>().unwrap());
+    let written = || said().is_some_and(|said| said >= size);
     while !written() {
         assert!(ledger.0.shared.failure().is_none(), "the views will not follow any more");
         std::thread::sleep(Duration::from_millis(1));
