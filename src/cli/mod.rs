@@ -86,7 +86,7 @@ enum Command {
     /// Certificates: list, show, issue, rotate, revoke, release
     #[command(subcommand)]
     Cert(cert::Cert),
-    /// Authorities: init, show, rotate, taint, retire
+    /// Authorities: init, show, rotate, activate, retire, taint, reseal
     #[command(subcommand)]
     Ca(ca::Ca),
     /// Acts that take two operators: list, show, grant, refuse
@@ -117,7 +117,7 @@ enum Command {
     Bench(bench::Bench),
     /// Has the server read its policy and configuration files again
     Reload,
-    /// The configuration file: check, default
+    /// The configuration file: check, default, sealing-key
     #[command(subcommand)]
     Config(config_file::Config),
     /// Prints a completion script: chancery completions bash > /etc/bash_completion.d/chancery
