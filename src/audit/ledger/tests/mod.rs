@@ -94,7 +94,7 @@ pub(super) async fn published(ledger: &Ledger, size: u64) {
     heads.wait_for(|heads| heads.size >= size).await.unwrap();
     // The files follow within rounds of the view thread, which tells nobody.
     let name = ledger.reader().logs().pop().unwrap().name;
-    let file = ledger.reader().directory.join(name).join(super::views::CHECKPOINT);
+    let file = ledger.reader().directory.join(name).join(views::CHECKPOINT);
     let said = || Some(std::fs::read_to_string(&file).ok()?.lines().nth(1)?.parse::<u64>().unwrap());
     let written = || said().is_some_and(|said| said >= size);
     while !written() {
