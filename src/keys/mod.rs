@@ -2,7 +2,7 @@
 //!
 //! A [`Signer`] is one authority key that cannot be taken out: it tells its public half and signs what it is given. Only
 //! `ca::sign` calls it, with bytes that the ledger has recorded. [`memory`] keeps the key in this process, [`sealed`]
-//! keeps it in an encrypted file as well, [`file`] has it from a PEM file of its operator's, [`vault`] has it in Vault's
+//! keeps it in an encrypted file as well, [`mod@file`] has it from a PEM file of its operator's, [`vault`] has it in Vault's
 //! Transit engine and asks there; [`authority`] knows which of them holds which. [`leaf`] is something else: keys made for a
 //! proxy, which do leave, once, to
 //! their owner. No private key here is ever `Clone`, `Serialize` or printed.

@@ -10,7 +10,7 @@
 //! complete, or the root before it is about to end; a root retires only when the CA below its successor signs; and it
 //! leaves only when no CA below it has a live leaf. So no leaf is ever under a root that somebody lacks who could meet it.
 //! `ca::authority` does one act after the other and asks again after each, so that a crash between any two leads on from
-//! there. [`tests`] explore every order of acts, crashes, answers and absences.
+//! there. Its tests explore every order of acts, crashes, answers and absences.
 
 use std::time::Duration;
 
